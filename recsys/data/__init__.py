@@ -1,0 +1,1 @@
+"""From raw tables to a Dataset: schema, sources, prepare, split, batches."""

@@ -1,0 +1,176 @@
+"""Splits: where each user's training interactions end, and the queries that the held-out ones are predicted from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal, Protocol
+
+import numpy as np
+
+from recsys.data.dataset import Dataset
+
+HeldOut = Literal["validation", "test"]
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """A split of a dataset. Every user's interactions are, in order: train, validation, test.
+
+    Attributes:
+        validation_start: int64 [num_users], position of the user's first interaction that is not for training.
+        test_start: int64 [num_users], position of the user's first test interaction.
+        grouped: whether a user's held-out interactions are one query with many targets (sets), rather than one query
+            each, predicted from all before it.
+    """
+
+    validation_start: np.ndarray
+    test_start: np.ndarray
+    grouped: bool = False
+
+
+class Split(Protocol):
+    """Cuts a dataset into train, validation and test."""
+
+    def cut(self, dataset: Dataset) -> Cuts: ...
+
+
+@dataclass(frozen=True)
+class TimeSplit:
+    """Cuts the whole log at two moments, so that nothing is learnt from the future.
+
+    Args:
+        validation: share of the interactions in the validation period, or the ISO 8601 moment at which it starts.
+        test: share of the interactions in the test period, the newest ones, or the moment at which it starts.
+    """
+
+    validation: float | str = 0.1
+    test: float | str = 0.1
+
+    def cut(self, dataset: Dataset) -> Cuts:
+        if dataset.times is None:
+            raise ValueError(f"{dataset.path} has no times to cut at; declare a time column or use LeaveOneOut")
+        both = isinstance(self.validation, float) and isinstance(self.test, float)
+        if both and not 0 <= self.validation + self.test < 1:  # type: ignore[operator]
+            raise ValueError(f"validation {self.validation} and test {self.test} leave nothing to train on; lower them")
+        times = np.asarray(dataset.times)
+        test = self._moment(times, self.test, 0.0)
+        share = self.test if isinstance(self.test, float) else float(np.mean(times >= test))
+        validation = self._moment(times, self.validation, share)
+        if validation > test:
+            raise ValueError(f"validation starts at {self.validation}, after test at {self.test}; swap them")
+        return Cuts(_first_not_before(dataset, validation), _first_not_before(dataset, test))
+
+    @staticmethod
+    def _moment(times: np.ndarray, said: float | str, newer: float) -> int:
+        if isinstance(said, str):
+            moment = datetime.fromisoformat(said)
+            return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+        after = round(len(times) * (said + newer))  # interactions at or after the moment
+        if after == 0 or len(times) == 0:
+            return int(times.max(initial=0)) + 1
+        return int(np.partition(times, len(times) - after)[len(times) - after])
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """Holds out each user's last interaction for test and the one before it for validation.
+
+    Args:
+        min_history: users with fewer interactions left to train on keep all of theirs in training.
+    """
+
+    min_history: int = 1
+
+    def cut(self, dataset: Dataset) -> Cuts:
+        start, end = dataset.user_offsets[:-1], dataset.user_offsets[1:]
+        held_out = np.where(end - start >= self.min_history + 2, 1, 0)
+        return Cuts(validation_start=end - 2 * held_out, test_start=end - held_out)
+
+
+@dataclass(frozen=True)
+class GivenSplit:
+    """Takes the split that the log's own `part` column says.
+
+    Args:
+        grouped: whether a user's held-out interactions are one set with many right answers.
+    """
+
+    grouped: bool = True
+
+    def cut(self, dataset: Dataset) -> Cuts:
+        if dataset.parts is None:
+            raise ValueError(f"{dataset.path} says no split; declare interactions.part in the schema and prepare again")
+        before = [np.concatenate([[0], np.cumsum(np.asarray(dataset.parts) < part)]) for part in (1, 2)]
+        start, end = dataset.user_offsets[:-1], dataset.user_offsets[1:]
+        return Cuts(*(start + (count[end] - count[start]) for count in before), grouped=self.grouped)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Questions with known answers: what does this user take next?
+
+    Attributes:
+        user: int64 [num_queries], user rows.
+        end: int64 [num_queries]; the history is interactions `user_offsets[user]` to `end`, exclusive.
+        target_offsets: int64 [num_queries + 1]; query q's right answers stand between offsets q and q + 1.
+        targets: int64 [num_targets], item rows.
+    """
+
+    user: np.ndarray
+    end: np.ndarray
+    target_offsets: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, chosen: np.ndarray) -> Queries:
+        """The queries at the given indices [n]."""
+        counts = np.diff(self.target_offsets)[chosen]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+        targets = self.targets[np.repeat(self.target_offsets[:-1][chosen], counts) + within]
+        return Queries(self.user[chosen], self.end[chosen], offsets, targets)
+
+
+def queries_of(dataset: Dataset, cuts: Cuts, part: HeldOut) -> Queries:
+    """The queries that a part of the split asks; users with nothing in it or nothing before it ask none.
+
+    A target that the user took before counts too; whoever leaves out what was seen drops it and says so.
+    """
+    start = cuts.validation_start if part == "validation" else cuts.test_start
+    end = cuts.test_start if part == "validation" else dataset.user_offsets[1:]
+    if cuts.grouped:
+        user = np.flatnonzero((end > start) & (start > dataset.user_offsets[:-1]))
+        counts, history_end = (end - start)[user], start[user]
+        target_offsets = np.concatenate([[0], np.cumsum(counts)])
+    else:
+        counts = end - start
+        user = np.repeat(np.arange(dataset.num_users), counts)
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        history_end = np.repeat(start, counts) + within
+        asked = history_end > dataset.user_offsets[user]
+        user, history_end = user[asked], history_end[asked]
+        counts = np.ones(len(user), dtype=np.int64)
+        target_offsets = np.arange(len(user) + 1)
+    within = np.arange(counts.sum()) - np.repeat(target_offsets[:-1], counts)
+    targets = np.asarray(dataset.items)[np.repeat(history_end, counts) + within].astype(np.int64)
+    return Queries(user.astype(np.int64), history_end.astype(np.int64), target_offsets.astype(np.int64), targets)
+
+
+def train_counts(dataset: Dataset, cuts: Cuts) -> np.ndarray:
+    """int64 [num_items]: how often each item occurs in training; 0 is an item that training never saw."""
+    return np.bincount(np.asarray(dataset.items)[in_training(dataset, cuts)], minlength=dataset.num_items)
+
+
+def in_training(dataset: Dataset, cuts: Cuts) -> np.ndarray:
+    """bool [num_interactions]: which interactions are for training."""
+    lengths = np.diff(dataset.user_offsets)
+    return np.arange(len(dataset)) < np.repeat(cuts.validation_start, lengths)
+
+
+def _first_not_before(dataset: Dataset, moment: int) -> np.ndarray:
+    earlier = np.concatenate([[0], np.cumsum(np.asarray(dataset.times) < moment)])
+    start, end = dataset.user_offsets[:-1], dataset.user_offsets[1:]
+    return start + (earlier[end] - earlier[start])

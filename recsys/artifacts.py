@@ -110,7 +110,9 @@ def read_manifest(path: Path, kind: str, format_version: int) -> Manifest:
         said = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         manifest = Manifest(**said)
     except FileNotFoundError:
-        raise ArtifactError(f"{path} is not a {kind}: it has no {MANIFEST}; was the run that wrote it stopped?") from None
+        raise ArtifactError(
+            f"{path} is not a {kind}: it has no {MANIFEST}; was the run that wrote it stopped?"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         raise ArtifactError(f"{path / MANIFEST} cannot be read ({error}); write the {kind} again") from None
     if manifest.kind != kind:

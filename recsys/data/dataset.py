@@ -132,4 +132,6 @@ class Dataset:
         for name in ("times", "events", "weights", "parts"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.items):
-                raise ArtifactError(f"{self.path / name}.npy has {len(values)} rows, not {len(self.items)}; prepare again")
+                raise ArtifactError(
+                    f"{self.path / name}.npy has {len(values)} rows, not {len(self.items)}; prepare again"
+                )

@@ -139,7 +139,9 @@ class Schema:
         said: dict[str, Any] = {"interactions": dataclasses.asdict(self.interactions)}
         for name, entity in (("items", self.items), ("users", self.users)):
             if entity is not None:
-                features = {f.name: {k: v for k, v in dataclasses.asdict(f).items() if k != "name"} for f in entity.features}
+                features = {
+                    f.name: {k: v for k, v in dataclasses.asdict(f).items() if k != "name"} for f in entity.features
+                }
                 said[name] = {"id": entity.id, "features": features}
         return said
 

@@ -1,0 +1,247 @@
+"""One way to search, whatever kind of FAISS index lies below: always exactly k items where k are eligible."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from recsys.artifacts import ArtifactError
+from recsys.index.engine import faiss
+from recsys.index.exact import best, checked, unfilled
+
+# Where no more than this share of the items (or this many) is eligible, their vectors are gathered and scored exactly.
+# Measured on one core, D 64: at 5 % of 50,000 items 90 µs against 140 µs for the scan with a selector and 280 µs for
+# the full scan; at 50 % gathering loses. A graph or list search would also lose recall to so narrow a filter.
+GATHERED_SHARE = 1 / 16
+GATHERED_ITEMS = 2_000
+_CHUNK = 1 << 16  # vectors gathered at a time, so that a fallback over millions of items stays within cache and memory
+
+
+class Index:
+    """A FAISS index over item vectors, whose rows are its ids, compared by inner product.
+
+    Searching is safe from many threads: nothing here changes after construction. FAISS spreads over cores by itself
+    where it can; a server wants `recsys.index.engine.use_one_thread`.
+
+    Args:
+        index: an inner-product IndexFlat, IndexScalarQuantizer, IndexHNSW or IndexIVF (with its direct map made).
+
+    Raises:
+        ValueError: it is none of these, or of another metric.
+    """
+
+    def __init__(self, index: Any) -> None:
+        self._index = index
+        self.kind = _kind_of(index)
+        if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise ValueError(f"the {self.kind} index has FAISS metric {index.metric_type}; build it for inner product")
+        self._vectors = index.get_xb() if self.kind == "flat" else None
+
+    @classmethod
+    def load(cls, path: Path, *, num_items: int, dimension: int) -> Self:
+        """Opens an index written by `save`, memory-mapped where its kind allows.
+
+        Args:
+            path: the file.
+            num_items: how many items the artefact it belongs to says it holds.
+            dimension: the length of their vectors, likewise.
+
+        Raises:
+            ArtifactError: the file cannot be read as an index or holds something else than expected.
+        """
+        try:
+            raw = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise ArtifactError(f"{path} cannot be read as a FAISS index ({_first_line(error)}); seal again") from None
+        if raw.ntotal != num_items:
+            raise ArtifactError(f"{path} holds {raw.ntotal} vectors, expected {num_items}; seal the bundle again")
+        if raw.d != dimension:
+            raise ArtifactError(f"{path} has dimension {raw.d}, expected {dimension}; seal the bundle again")
+        try:
+            return cls(raw)
+        except ValueError as error:
+            raise ArtifactError(f"{path}: {error}") from None
+
+    def save(self, path: Path) -> None:
+        """Writes the index as one file."""
+        faiss.write_index(self._index, str(path))
+
+    @property
+    def ntotal(self) -> int:
+        """How many items it holds."""
+        return int(self._index.ntotal)
+
+    @property
+    def dimension(self) -> int:
+        """The length of its vectors."""
+        return int(self._index.d)
+
+    def reconstruct(self, rows: np.ndarray) -> np.ndarray:
+        """The vectors of some rows, as the index holds them (rounded where it stores half precision).
+
+        Args:
+            rows: int [n], each from 0 to ntotal − 1.
+
+        Returns:
+            float32 [n, D].
+
+        Raises:
+            ValueError: a row lies outside the index.
+        """
+        rows = np.ascontiguousarray(rows, dtype=np.int64)
+        if len(rows) == 0:
+            return np.empty((0, self.dimension), dtype=np.float32)
+        if rows.min() < 0 or rows.max() >= self.ntotal:
+            raise ValueError(f"rows span {rows.min()} to {rows.max()}, the index holds 0 to {self.ntotal - 1}")
+        vectors: np.ndarray = self._index.reconstruct_batch(rows)
+        return vectors
+
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int,
+        *,
+        eligible: np.ndarray | None = None,
+        exclude: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k items with the highest inner product with each query.
+
+        Args:
+            queries: float32 [Q, D], finite.
+            k: how many items a query gets, at least 1.
+            eligible: bool [N], the items that may be returned; all of them if None.
+            exclude: int [E], rows that no query of this call gets, such as what one user has seen; repeated rows and
+                rows outside the index (the −1 of an unknown id) do no harm.
+
+        Returns:
+            scores float32 [Q, k], descending, and rows int64 [Q, k], ascending among equal scores; −inf and −1 fill
+            up where, and only where, fewer than k items may be returned.
+
+        Raises:
+            ValueError: an argument has the wrong shape or type, or a query is not finite.
+        """
+        queries, exclude = checked(queries, k, eligible, exclude, self.ntotal, self.dimension)
+        if self.ntotal == 0:
+            return unfilled(len(queries), k)
+        share = 1.0
+        if eligible is not None:
+            count = int(np.count_nonzero(eligible))
+            share = count / self.ntotal
+            if count <= max(GATHERED_ITEMS, GATHERED_SHARE * self.ntotal):
+                return self._gathered(queries, k, _allowed(self.ntotal, eligible, exclude).nonzero()[0])
+        if self._vectors is not None and len(queries) == 1:
+            return self._scanned(queries, k, eligible, exclude)
+        return self._searched(queries, k, eligible, exclude, share)
+
+    def _scanned(
+        self, query: np.ndarray, k: int, eligible: np.ndarray | None, exclude: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One query [1, D] against every vector, then the choice.
+
+        28 µs at 3,700 items with 200 excluded, where the search with a selector takes 38 µs. FAISS's product, unlike
+        NumPy's, stays on the calling thread.
+        """
+        scores = np.empty(self.ntotal, dtype=np.float32)
+        faiss.fvec_inner_products_ny(
+            faiss.swig_ptr(scores), faiss.swig_ptr(query), self._vectors, query.shape[1], len(scores)
+        )
+        if eligible is not None:
+            scores[~eligible] = -np.inf
+        if exclude is not None:
+            scores[exclude] = -np.inf
+        return _padded(*best(scores, k), k)
+
+    def _gathered(self, queries: np.ndarray, k: int, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Exact search among the rows `allowed` [n], ascending."""
+        scores = np.empty((len(queries), len(allowed)), dtype=np.float32)
+        for start in range(0, len(allowed), _CHUNK):
+            vectors = self._index.reconstruct_batch(allowed[start : start + _CHUNK])
+            for query, row in zip(queries, scores, strict=True):
+                part = row[start : start + _CHUNK]
+                faiss.fvec_inner_products_ny(
+                    faiss.swig_ptr(part), faiss.swig_ptr(query), faiss.swig_ptr(vectors), len(query), len(part)
+                )
+        found, rows = unfilled(len(queries), k)
+        for q, row in enumerate(scores):
+            values, at = best(row, k)
+            found[q, : len(at)], rows[q, : len(at)] = values, allowed[at]
+        return found, rows
+
+    def _searched(
+        self, queries: np.ndarray, k: int, eligible: np.ndarray | None, exclude: np.ndarray | None, share: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """FAISS's own search; what it leaves unfilled is searched again, exactly."""
+        depth = min(k, self.ntotal)  # FAISS would keep a heap of k, however few items there are
+        selector, bits = self._selector(eligible, exclude)
+        num_excluded = 0 if exclude is None else len(exclude)
+        parameters = self._parameters(selector, depth, num_excluded, share)
+        scores, rows = self._index.search(queries, depth, params=parameters)
+        del bits  # the selector points into it
+        if (starved := (rows[:, -1] < 0).nonzero()[0]).size:
+            allowed = _allowed(self.ntotal, eligible, exclude).nonzero()[0]
+            scores[starved], rows[starved] = self._gathered(queries[starved], depth, allowed)
+        order = np.lexsort((rows, -scores))
+        scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+        if depth == k:
+            return scores, rows
+        filled = unfilled(len(queries), k)
+        filled[0][:, :depth], filled[1][:, :depth] = scores, rows
+        return filled
+
+    def _selector(self, eligible: np.ndarray | None, exclude: np.ndarray | None) -> tuple[Any, np.ndarray | None]:
+        """A FAISS selector of what may be returned, and the memory it points into."""
+        if eligible is None and exclude is None:
+            return None, None
+        if eligible is None and self.kind in ("hnsw", "ivf"):  # they visit few items: do not touch a bit for each
+            return faiss.IDSelectorNot(faiss.IDSelectorBatch(exclude)), None
+        bits = np.packbits(_allowed(self.ntotal, eligible, exclude), bitorder="little")
+        return faiss.IDSelectorBitmap(bits), bits
+
+    def _parameters(self, selector: Any, k: int, num_excluded: int, share: float) -> Any:
+        """How hard to search: a filter that passes one item of n is answered by looking at n times as many.
+
+        What a user has seen lies close to the user's own vector, so excluded items stand where the search looks first.
+        Two candidates more for each lift HNSW from 0.87 to 0.94 of the true ten when the nearest 200 are excluded.
+        """
+        if self.kind == "hnsw":
+            effort = max(self._index.hnsw.efSearch, k) / share + 2 * num_excluded
+            return faiss.SearchParametersHNSW(sel=selector, efSearch=int(min(effort, self.ntotal)))
+        if self.kind == "ivf":
+            a_list = max(1.0, self.ntotal / self._index.nlist)
+            probes = self._index.nprobe / share + 2 * num_excluded / a_list
+            return faiss.SearchParametersIVF(sel=selector, nprobe=int(min(np.ceil(probes), self._index.nlist)))
+        return faiss.SearchParameters(sel=selector)
+
+
+def _kind_of(index: Any) -> str:
+    for kind, form in (
+        ("flat", faiss.IndexFlat),
+        ("fp16", faiss.IndexScalarQuantizer),
+        ("hnsw", faiss.IndexHNSW),
+        ("ivf", faiss.IndexIVF),
+    ):
+        if isinstance(index, form):
+            return kind
+    raise ValueError(f"an index of type {type(index).__name__} is not supported; use recsys.index.build")
+
+
+def _allowed(num_items: int, eligible: np.ndarray | None, exclude: np.ndarray | None) -> np.ndarray:
+    """bool [num_items]: what may be returned."""
+    allowed = np.ones(num_items, dtype=np.bool_) if eligible is None else eligible.copy()
+    if exclude is not None:
+        allowed[exclude] = False
+    return allowed
+
+
+def _padded(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    if len(rows) == k:
+        return scores[None], rows[None]
+    filled_scores, filled_rows = unfilled(1, k)
+    filled_scores[0, : len(rows)], filled_rows[0, : len(rows)] = scores, rows
+    return filled_scores, filled_rows
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

@@ -108,13 +108,15 @@ class Dataset:
         Columns are string (categorical, text), list<string> (multi), float64 (numeric), int64 milliseconds
         (timestamp) and list<float32> (vector).
         """
-        return self._features("item_features.parquet")
+        return self._features("item_features.parquet", self.num_items)
 
     def user_features(self) -> pa.Table:
         """One row a user, columns as `item_features`."""
-        return self._features("user_features.parquet")
+        return self._features("user_features.parquet", self.num_users)
 
-    def _features(self, name: str) -> pa.Table:
+    def _features(self, name: str, rows: int) -> pa.Table:
+        if not (self.path / name).exists():  # none are declared
+            return pa.table({"row": pa.nulls(rows)}).select([])
         return pq.read_table(self.path / name)
 
     def _refuse_contradictions(self) -> None:

@@ -210,7 +210,7 @@ class Index:
             return faiss.SearchParametersHNSW(sel=selector, efSearch=int(min(effort, self.ntotal)))
         if self.kind == "ivf":
             a_list = max(1.0, self.ntotal / self._index.nlist)
-            probes = self._index.nprobe / share + 2 * num_excluded / a_list
+            probes = self._index.nprobe / share + 4 * num_excluded / a_list
             return faiss.SearchParametersIVF(sel=selector, nprobe=int(min(np.ceil(probes), self._index.nlist)))
         return faiss.SearchParameters(sel=selector)
 

@@ -46,6 +46,8 @@ class Feature:
     show: bool = False
 
     def __post_init__(self) -> None:
+        if not self.name:
+            raise SchemaError("a feature has an empty name; give it one")
         _one_of(self.kind, FEATURE_KINDS, f"the kind of feature {self.name!r}")
         _one_of(self.unit, TIME_UNITS, f"the unit of feature {self.name!r}")
         if not self.column:

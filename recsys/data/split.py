@@ -159,6 +159,27 @@ def queries_of(dataset: Dataset, cuts: Cuts, part: HeldOut) -> Queries:
     return Queries(user.astype(np.int64), history_end.astype(np.int64), target_offsets.astype(np.int64), targets)
 
 
+def unseen_targets(dataset: Dataset, queries: Queries) -> tuple[Queries, int]:
+    """Drops the targets that stand in their query's own history, since the service leaves seen items out.
+
+    Returns:
+        The queries that still have a target, and the number of targets dropped.
+    """
+    counts = np.diff(queries.target_offsets)
+    query = np.repeat(np.arange(len(queries)), counts)
+    pair = dataset.user_rows.astype(np.int64) * dataset.num_items + dataset.items
+    order = np.argsort(pair, kind="stable")
+    # Positions rise within a pair, so the first of a pair is where the user first took the item.
+    found = np.searchsorted(pair, queries.user[query] * dataset.num_items + queries.targets, sorter=order)
+    keep = order[found] >= queries.end[query]
+    left = np.bincount(query[keep], minlength=len(queries))
+    asked = left > 0
+    kept = Queries(
+        queries.user[asked], queries.end[asked], np.concatenate([[0], np.cumsum(left[asked])]), queries.targets[keep]
+    )
+    return kept, int(len(keep) - keep.sum())
+
+
 def train_counts(dataset: Dataset, cuts: Cuts) -> np.ndarray:
     """int64 [num_items]: how often each item occurs in training; 0 is an item that training never saw."""
     return np.bincount(np.asarray(dataset.items)[in_training(dataset, cuts)], minlength=dataset.num_items)

@@ -1,0 +1,171 @@
+"""How declared features become numbers: vocabularies and scales, learnt only from what training knew."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import zlib
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.data.schema import Feature
+
+UNKNOWN = 0  # the code of a missing value, and of one that training never saw
+MAX_VALUES = 16  # of a multi-valued feature, the first this many count
+TEXT_BUCKETS = 1 << 14
+MAX_NGRAMS = 48
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One encoded feature as a tower sees it: integer codes to embed, or values to project; plain data.
+
+    Args:
+        name: the feature's name.
+        codes: number of distinct codes, the unknown one included; 0 if the input is values.
+        width: number of values a row; 0 if the input is codes.
+    """
+
+    name: str
+    codes: int = 0
+    width: int = 0
+
+
+@dataclass(frozen=True)
+class FeatureEncoder:
+    """Encodes a feature table; fitted once, then frozen, and saved with the towers that were trained on it.
+
+    Args:
+        features: the declared features, those with `embed` only.
+        learnt: a feature's name to what was learnt of it: `vocabulary`, or `mean` and `std`, or `dimension`.
+    """
+
+    features: tuple[Feature, ...]
+    learnt: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def fit(cls, features: tuple[Feature, ...], table: pa.Table, known: np.ndarray) -> Self:
+        """Learns vocabularies and scales from the rows that training knew.
+
+        Args:
+            features: the declared features.
+            table: one row an item or user, one column a feature (see `Dataset.item_features`).
+            known: bool [rows], the rows to learn from.
+        """
+        used = tuple(feature for feature in features if feature.embed)
+        rows = pa.array(known)
+        return cls(used, {feature.name: _learn(feature, table.column(feature.name).filter(rows)) for feature in used})
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What a tower must embed, feature by feature."""
+        return tuple(self._input(feature) for feature in self.features)
+
+    def encode(self, table: pa.Table) -> dict[str, np.ndarray]:
+        """Encodes rows.
+
+        Returns:
+            A feature's name to int32 codes [rows, values], 0 where there is none, or to float32 [rows, width], of
+            which the last column tells whether the value is there.
+        """
+        return {feature.name: self._encode(feature, table.column(feature.name)) for feature in self.features}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` reads them back."""
+        return {"features": [vars(feature) for feature in self.features], "learnt": self.learnt}
+
+    @classmethod
+    def from_dict(cls, said: dict[str, Any]) -> Self:
+        return cls(tuple(Feature(**feature) for feature in said["features"]), said["learnt"])
+
+    def _input(self, feature: Feature) -> Input:
+        learnt = self.learnt[feature.name]
+        match feature.kind:
+            case "categorical" | "multi":
+                return Input(feature.name, codes=len(learnt["vocabulary"]) + 1)
+            case "text":
+                return Input(feature.name, codes=TEXT_BUCKETS + 1)
+            case "vector":
+                return Input(feature.name, width=learnt["dimension"] + 1)
+            case _:
+                return Input(feature.name, width=2)
+
+    def _encode(self, feature: Feature, column: pa.ChunkedArray) -> np.ndarray:
+        learnt = self.learnt[feature.name]
+        match feature.kind:
+            case "categorical":
+                return _codes(column, learnt["vocabulary"])[:, None]
+            case "multi":
+                lists = column.combine_chunks()
+                codes = _codes(pa.chunked_array([lists.flatten()], type=pa.string()), learnt["vocabulary"])
+                return _padded(codes, pc.fill_null(pc.list_value_length(lists), 0), MAX_VALUES)
+            case "text":
+                grams = [hashed_ngrams(text) for text in column.to_pylist()]
+                flat = np.fromiter((code for row in grams for code in row), dtype=np.int32)
+                return _padded(flat, pa.array([len(row) for row in grams], pa.int64()), MAX_NGRAMS)
+            case "vector":
+                rows, width = len(column), learnt["dimension"]
+                encoded = np.zeros((rows, width + 1), dtype=np.float32)
+                present = pc.equal(pc.fill_null(pc.list_value_length(column), -1), width).to_numpy()
+                flat = pc.list_flatten(column.filter(pa.array(present))).to_numpy()
+                encoded[present, :width] = flat.reshape(-1, width)
+                encoded[present, width] = 1
+                return encoded
+            case _:
+                values = pc.cast(column, pa.float64()).to_numpy()
+                present = np.isfinite(values)
+                scaled = np.where(present, (values - learnt["mean"]) / learnt["std"], 0)
+                # Clipped, so that one absurd value cannot carry a whole vector away.
+                return np.stack([np.clip(scaled, -5, 5), present], axis=1).astype(np.float32)
+
+
+def hashed_ngrams(text: str | None) -> list[int]:
+    """Word unigrams, word bigrams and character trigrams of a text, hashed into 1 … TEXT_BUCKETS (the hashing trick:
+    Weinberger et al., 2009, "Feature Hashing for Large Scale Multitask Learning"; subwords as in Bojanowski et al.,
+    2017, "Enriching Word Vectors with Subword Information"). crc32, so that every machine agrees.
+    """
+    if not text:
+        return []
+    words = _WORD.findall(text.lower())
+    grams = words + [f"{a} {b}" for a, b in itertools.pairwise(words)]
+    grams += [f"<{word}>"[i : i + 3] + "#" for word in words for i in range(len(word))]
+    return [1 + zlib.crc32(gram.encode()) % TEXT_BUCKETS for gram in grams[:MAX_NGRAMS]]
+
+
+def _learn(feature: Feature, column: pa.ChunkedArray) -> dict[str, Any]:
+    match feature.kind:
+        case "categorical" | "multi":
+            values = pc.list_flatten(column) if feature.kind == "multi" else column
+            # Sorted, so that the same data gives the same codes whatever the order of its rows.
+            return {"vocabulary": sorted(pc.unique(values).drop_null().to_pylist())}
+        case "text":
+            return {}
+        case "vector":
+            lengths = pc.unique(pc.list_value_length(column)).drop_null().to_pylist()
+            if len(lengths) != 1:
+                raise ValueError(f"the vectors of feature {feature.name!r} have lengths {lengths}; give all the same")
+            return {"dimension": lengths[0]}
+        case _:
+            values = pc.cast(column, pa.float64()).to_numpy()
+            values = values[np.isfinite(values)]
+            spread = float(values.std()) if len(values) else 0.0
+            return {"mean": float(values.mean()) if len(values) else 0.0, "std": spread or 1.0}
+
+
+def _codes(column: pa.ChunkedArray, vocabulary: list[str]) -> np.ndarray:
+    found = pc.index_in(column, value_set=pa.array(vocabulary, type=column.type))
+    return (pc.fill_null(found, -1).to_numpy() + 1).astype(np.int32)
+
+
+def _padded(codes: np.ndarray, lengths: pa.Array, most: int) -> np.ndarray:
+    counts = np.asarray(lengths, dtype=np.int64)
+    width = int(min(most, counts.max(initial=1)))
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    place = offsets[:-1, None] + np.arange(max(width, 1))
+    padded = np.append(codes, UNKNOWN)[np.minimum(place, len(codes))]
+    return np.where(np.arange(max(width, 1)) < counts[:, None], padded, UNKNOWN).astype(np.int32)

@@ -1,0 +1,1 @@
+"""The two towers: features, history encoder, losses and the LightningModule that wires them."""

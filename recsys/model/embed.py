@@ -1,0 +1,121 @@
+"""Embedding with trained towers: a catalogue's vectors and users' vectors, and towers opened from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys.artifacts import ArtifactError
+from recsys.data.batches import QueryBatch
+from recsys.data.vocabulary import UNKNOWN, FeatureEncoder
+from recsys.model.towers import ITEM_ID, Towers
+
+_BLOCK = 1 << 14  # items embedded at once
+
+
+class Catalogue(nn.Module):
+    """The encoded features of every item, as the item tower reads them; moves with the module that holds it.
+
+    Args:
+        codes: encoded features, feature name to [N, …] (see `FeatureEncoder.encode`).
+        trained: bool [N], whether training knew the item; the id of one it did not know says nothing.
+    """
+
+    def __init__(self, codes: Mapping[str, np.ndarray], trained: np.ndarray) -> None:
+        super().__init__()
+        ids = np.where(trained, np.arange(1, len(trained) + 1), UNKNOWN)[:, None]
+        self.names = [ITEM_ID, *codes]
+        for place, values in enumerate([ids, *codes.values()]):
+            self.register_buffer(f"input_{place}", torch.from_numpy(values), persistent=False)
+
+    def all(self) -> dict[str, Tensor]:
+        """Feature name to [N, …]."""
+        return {name: getattr(self, f"input_{place}") for place, name in enumerate(self.names)}
+
+    def take(self, rows: Tensor) -> dict[str, Tensor]:
+        """Feature name to [n, …], of the given rows."""
+        return {name: values[rows] for name, values in self.all().items()}
+
+    def embed(self, towers: Towers) -> Tensor:
+        """The vectors of all items, float32 [N, D], in evaluation mode."""
+        mode = towers.training
+        towers.eval()
+        encoded = self.all()
+        with torch.no_grad():
+            blocks = [
+                towers.item({name: values[start : start + _BLOCK] for name, values in encoded.items()})
+                for start in range(0, len(encoded[ITEM_ID]), _BLOCK)
+            ]
+        towers.train(mode)
+        return torch.cat(blocks)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Towers from a checkpoint, and what they must not be parted from.
+
+    Attributes:
+        towers: in evaluation mode.
+        dataset: digest of the dataset they were trained on.
+        item_ids: digest of the id map that says which item each row is.
+    """
+
+    towers: Towers
+    item_encoder: FeatureEncoder
+    user_encoder: FeatureEncoder
+    dataset: str
+    item_ids: str
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Reads a Lightning checkpoint of `TwoTower`, without Lightning and without unpickling code.
+
+        Raises:
+            ArtifactError: it is not such a checkpoint.
+        """
+        try:
+            said: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            towers = Towers.from_config(said["towers"])
+            # Lightning names a data module's state after its class.
+            data = next(value for name, value in said.items() if name.endswith("HistoryData"))
+        except FileNotFoundError:
+            raise ArtifactError(f"there is no checkpoint {path}; run `recsys fit` first") from None
+        except Exception as error:
+            raise ArtifactError(f"{path} is not a checkpoint of `recsys fit` ({error})") from error
+        weights = {n.removeprefix("towers."): v for n, v in said["state_dict"].items() if n.startswith("towers.")}
+        towers.load_state_dict(weights)
+        return cls(
+            towers=towers.eval(),
+            item_encoder=FeatureEncoder.from_dict(data["item_encoder"]),
+            user_encoder=FeatureEncoder.from_dict(data["user_encoder"]),
+            dataset=data["dataset"],
+            item_ids=data["item_ids"],
+        )
+
+
+def query_vectors(towers: Towers, item_ND: Tensor, batches: Any, count: int) -> np.ndarray:
+    """The user vectors that a loader's queries ask for.
+
+    Args:
+        towers: in evaluation mode.
+        item_ND: the vectors of all items.
+        batches: of `QueryBatch`, as `HistoryData.query_loader` gives.
+        count: number of queries.
+
+    Returns:
+        float32 [count, D].
+    """
+    vectors = np.zeros((count, item_ND.shape[1]), dtype=np.float32)
+    batch: QueryBatch
+    with torch.inference_mode():
+        for batch in batches:
+            user_BLD = towers.user(F.embedding(batch.history.items_BL, item_ND), batch.history)
+            vectors[batch.query_Q.numpy()] = user_BLD.flatten(0, 1)[batch.position_Q].numpy()
+    return vectors

@@ -1,0 +1,178 @@
+"""The two towers: one module that embeds items, one that embeds a user's history, into the same space."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from recsys.data.history import GAP_BUCKETS, History
+from recsys.data.vocabulary import UNKNOWN, Input
+from recsys.model.features import FeatureSum
+from recsys.model.sequence import Transformer
+
+ITEM_ID = ""  # a declared feature always has a name
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the data decides about the towers; linked from the data module, never typed.
+
+    Args:
+        num_items: rows of the catalogue.
+        item_inputs, user_inputs: encoded features.
+        num_events: kinds of event; 0 if the log names none.
+        has_times: whether interactions have times.
+    """
+
+    num_items: int
+    item_inputs: tuple[Input, ...] = ()
+    user_inputs: tuple[Input, ...] = ()
+    num_events: int = 0
+    has_times: bool = False
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a person decides about the towers.
+
+    Args:
+        dimension: D, of user and item vectors.
+        max_length: L, how many of the newest interactions of a history count.
+        blocks: transformer blocks.
+        heads: attention heads a block.
+        dropout: share of activations dropped while training.
+        unit: whether vectors are scaled to length 1, so that scores are cosines.
+        hidden: width of the item tower's MLP, as a multiple of `dimension`; 0 leaves the MLP out.
+        id_dropout: share of items whose id is hidden in a training step, so that features alone learn to stand in.
+        use_times: whether the gaps between interactions are embedded, where the log has times.
+    """
+
+    dimension: int = 64
+    max_length: int = 200
+    blocks: int = 2
+    heads: int = 2
+    dropout: float = 0.2
+    unit: bool = False
+    hidden: int = 2
+    id_dropout: float = 0.05
+    use_times: bool = True
+
+
+class ItemTower(nn.Module):
+    """Embeds items from their id and every declared feature: a sum of embeddings, then a residual MLP.
+
+    An id code of 0 is an item whose id was never trained: its features alone speak.
+    """
+
+    def __init__(self, sizes: Sizes, architecture: Architecture) -> None:
+        super().__init__()
+        dimension = architecture.dimension
+        self.unit = architecture.unit
+        self.id_dropout = architecture.id_dropout
+        self.sum = FeatureSum(
+            (Input(ITEM_ID, codes=sizes.num_items + 1), *sizes.item_inputs), dimension, std=dimension**-0.5
+        )
+        self.mlp: nn.Module | None = None
+        if architecture.hidden and sizes.item_inputs:
+            self.mlp = nn.Sequential(
+                nn.LayerNorm(dimension),
+                nn.Linear(dimension, architecture.hidden * dimension),
+                nn.GELU(),
+                nn.Linear(architecture.hidden * dimension, dimension),
+            )
+            # Starts as the plain sum, and learns how features combine from there.
+            nn.init.zeros_(cast(Tensor, self.mlp[-1].weight))
+            nn.init.zeros_(cast(Tensor, self.mlp[-1].bias))
+
+    def forward(self, encoded: Mapping[str, Tensor]) -> Tensor:
+        """Args:
+            encoded: feature name to codes [n, values] or values [n, width], the id's codes under `ITEM_ID`.
+
+        Returns:
+            Item vectors [n, D], of length 1 if `unit`.
+        """
+        if self.training and self.id_dropout:
+            codes = encoded[ITEM_ID]
+            hidden = torch.rand(codes.shape, device=codes.device) < self.id_dropout
+            encoded = {**encoded, ITEM_ID: codes.masked_fill(hidden, UNKNOWN)}
+        x_ND = self.sum(encoded)
+        if self.mlp is not None:
+            x_ND = x_ND + self.mlp(x_ND)
+        return normalize(x_ND.float(), dim=-1) if self.unit else cast(Tensor, x_ND.float())
+
+
+class UserTower(nn.Module):
+    """Embeds a user from the vectors of the items they took, in order; it knows no user ids."""
+
+    def __init__(self, sizes: Sizes, architecture: Architecture) -> None:
+        super().__init__()
+        dimension = architecture.dimension
+        self.unit = architecture.unit
+        self.dropout = nn.Dropout(architecture.dropout)
+        self.position = nn.Embedding(architecture.max_length, dimension)
+        self.event = nn.Embedding(sizes.num_events, dimension) if sizes.num_events > 1 else None
+        self.gap = nn.Embedding(GAP_BUCKETS, dimension) if sizes.has_times and architecture.use_times else None
+        self.profile = FeatureSum(sizes.user_inputs, dimension, std=0.02) if sizes.user_inputs else None
+        self.encoder = Transformer(
+            dimension=dimension, blocks=architecture.blocks, heads=architecture.heads, dropout=architecture.dropout
+        )
+        for embedding in (self.position, self.event, self.gap):
+            if embedding is not None:
+                nn.init.normal_(embedding.weight, std=0.02)
+
+    def forward(self, item_BLD: Tensor, history: History) -> Tensor:
+        """Args:
+            item_BLD: the item tower's vectors of `history.items_BL`.
+            history: the rest of what is known of these users.
+
+        Returns:
+            User vectors [B, L, D]: position p is the user right after interaction p. Of length 1 if `unit`.
+        """
+        # Item vectors have entries of about 1/√D; the encoder wants them of about 1.
+        x_BLD = item_BLD * item_BLD.shape[-1] ** 0.5 + self.position.weight[: item_BLD.shape[1]]
+        if self.event is not None and history.events_BL is not None:
+            x_BLD = x_BLD + self.event(history.events_BL)
+        if self.gap is not None and history.gaps_BL is not None:
+            x_BLD = x_BLD + self.gap(history.gaps_BL)
+        if self.profile is not None:
+            x_BLD = x_BLD + self.profile(history.users)[:, None]
+        x_BLD = self.encoder(self.dropout(x_BLD)).float()
+        return normalize(x_BLD, dim=-1) if self.unit else x_BLD
+
+
+class Towers(nn.Module):
+    """Both towers, and all that is needed to build them again.
+
+    Args:
+        sizes: what the data decides.
+        architecture: what a person decides.
+    """
+
+    def __init__(self, sizes: Sizes, architecture: Architecture) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.architecture = architecture
+        self.item = ItemTower(sizes, architecture)
+        self.user = UserTower(sizes, architecture)
+
+    def config(self) -> dict[str, Any]:
+        """Sizes and architecture as plain JSON values; `from_config` builds untrained towers from them."""
+        return {"sizes": dataclasses.asdict(self.sizes), "architecture": dataclasses.asdict(self.architecture)}
+
+    @classmethod
+    def from_config(cls, said: Mapping[str, Any]) -> Self:
+        sizes = dict(said["sizes"])
+        for name in ("item_inputs", "user_inputs"):
+            sizes[name] = tuple(Input(**given) for given in sizes[name])
+        return cls(Sizes(**sizes), Architecture(**said["architecture"]))
+
+    def last(self, item_BLD: Tensor, history: History) -> Tensor:
+        """User vectors [B, D] after the newest interaction of each history."""
+        vectors = self.user(item_BLD, history)
+        return vectors[torch.arange(len(vectors), device=vectors.device), history.lengths_B - 1]

@@ -1,0 +1,152 @@
+"""The LightningModule: wiring between data, towers, loss and optimiser, and nothing else."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recsys.data.batches import HistoryData, QueryBatch, TrainBatch
+from recsys.data.split import Queries
+from recsys.data.vocabulary import Input
+from recsys.model.embed import Catalogue
+from recsys.model.losses import FullSoftmax, Loss
+from recsys.model.towers import Architecture, Sizes, Towers
+
+K = 10  # of the metrics that training watches
+
+
+class TwoTower(pl.LightningModule):
+    """Trains both towers to predict, after each interaction, the one that came next.
+
+    Args:
+        num_items: rows of the catalogue; linked from the data, as are the other sizes.
+        item_inputs: encoded item features.
+        user_inputs: encoded user features.
+        num_events: kinds of event.
+        has_times: whether interactions have times.
+        architecture: what the towers are made of.
+        loss: what a step minimises; full softmax if left out.
+        learning_rate: of AdamW, at its highest.
+        weight_decay: of AdamW.
+        warmup_steps: steps over which the learning rate rises.
+        decay: whether the learning rate then falls to 0 by the last step, along a cosine.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        item_inputs: tuple[Input, ...] = (),
+        user_inputs: tuple[Input, ...] = (),
+        num_events: int = 0,
+        has_times: bool = False,
+        architecture: Architecture = Architecture(),  # noqa: B008 (frozen)
+        loss: Loss | None = None,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        warmup_steps: int = 100,
+        decay: bool = True,
+    ) -> None:
+        super().__init__()
+        self.towers = Towers(Sizes(num_items, item_inputs, user_inputs, num_events, has_times), architecture)
+        self.loss = loss or FullSoftmax()
+        self.loss.dimensions(architecture.dimension)  # refuses impossible prefixes before any work
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+        self.decay = decay
+
+    def setup(self, stage: str) -> None:
+        data: HistoryData = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.catalogue = Catalogue(data.item_codes, data.trained).to(self.device)
+        self.register_buffer("frequency_N", torch.from_numpy(data.frequency), persistent=False)
+        if stage != "predict":
+            self.targets = {part: data.queries(part) for part in _PARTS[stage]}
+
+    def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
+        history_BL, target_P = batch.history.items_BL, batch.target_P
+        negative_S = self.loss.draw(target_P, self.frequency_N)
+        log_count_S = None
+        if negative_S is None:
+            item_UD = self.towers.item(self.catalogue.all())
+        else:
+            # Each item of the step goes through its tower once, however often it occurs.
+            log_count_S = self.loss.log_expected_count(negative_S, self.frequency_N)
+            rows = torch.cat([history_BL.flatten(), target_P, negative_S])
+            unique_U, place = rows.unique(return_inverse=True)
+            item_UD = self.towers.item(self.catalogue.take(unique_U))
+            history_BL, target_P, negative_S = place.split([history_BL.numel(), len(target_P), len(negative_S)])
+            history_BL = history_BL.view_as(batch.history.items_BL)
+        query_BLD = self.towers.user(F.embedding(history_BL, item_UD), batch.history)
+        query_PD = query_BLD.flatten(0, 1)[batch.position_P]
+        loss = self.loss(query_PD, item_UD, target_P, negative_S, log_count_S, unit=self.towers.architecture.unit)
+        self.log("train_loss", loss, prog_bar=True, on_epoch=True, on_step=False, batch_size=len(target_P))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self.item_ND = self.catalogue.embed(self.towers)
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_predict_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: QueryBatch, batch_idx: int) -> None:
+        self._measure(batch, "validation")
+
+    def test_step(self, batch: QueryBatch, batch_idx: int) -> None:
+        self._measure(batch, "test")
+
+    def predict_step(self, batch: QueryBatch, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Which queries a batch answers [Q], and their vectors [Q, D]."""
+        return batch.query_Q, self._queries(batch)
+
+    def _queries(self, batch: QueryBatch) -> Tensor:
+        vectors = self.towers.user(F.embedding(batch.history.items_BL, self.item_ND), batch.history)
+        return vectors.flatten(0, 1)[batch.position_Q]
+
+    def _measure(self, batch: QueryBatch, part: str) -> None:
+        """Full ranking over all items, what the user has seen left out; see recsys.evaluate for the whole report."""
+        query_PD = self._queries(batch)
+        asked = self.targets[part].take(batch.query_Q.cpu().numpy())
+        score_QN = query_PD @ self.item_ND.T
+        seen = self.trainer.datamodule.seen(asked)  # type: ignore[attr-defined]
+        score_QN[tuple(torch.from_numpy(place).to(self.device) for place in seen)] = -torch.inf
+        ndcg, hit = _ndcg_and_hit(score_QN.topk(min(K, score_QN.shape[1])).indices, asked)
+        short = "val" if part == "validation" else part
+        self.log(f"{short}_ndcg@{K}", ndcg, prog_bar=True, on_epoch=True, batch_size=len(asked))
+        self.log(f"{short}_hit@{K}", hit, on_epoch=True, batch_size=len(asked))
+
+    def configure_optimizers(self) -> Any:
+        fused = self.device.type in ("cpu", "cuda")
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused
+        )
+        steps = max(1, int(self.trainer.estimated_stepping_batches)) if self.decay else None
+
+        def factor(step: int) -> float:
+            rising = min(1.0, (step + 1) / max(1, self.warmup_steps))
+            return rising if steps is None else rising * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["towers"] = self.towers.config()
+
+
+_PARTS = {"fit": ("validation",), "validate": ("validation",), "test": ("test",)}
+
+
+def _ndcg_and_hit(top_QK: Tensor, asked: Queries) -> tuple[Tensor, Tensor]:
+    counts = torch.from_numpy(asked.target_offsets[1:] - asked.target_offsets[:-1])
+    query = torch.arange(len(asked)).repeat_interleave(counts)
+    relevant = torch.zeros(len(asked), top_QK.shape[1], dtype=torch.bool)
+    matches = top_QK.cpu()[query] == torch.from_numpy(asked.targets)[:, None]
+    place = matches.nonzero()
+    relevant[query[place[:, 0]], place[:, 1]] = True
+    discount = 1 / torch.log2(torch.arange(top_QK.shape[1], dtype=torch.float32) + 2)
+    ideal = discount.cumsum(0)[counts.clamp(1, top_QK.shape[1]) - 1]
+    return ((relevant * discount).sum(1) / ideal).mean(), relevant.any(1).float().mean()

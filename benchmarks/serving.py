@@ -1,0 +1,281 @@
+"""How many recommendations a second go over HTTP, and how long one takes, beside the floors and peers of the same run.
+
+    python -m benchmarks.serving --registry demo/registry --seconds 10
+
+Every server runs around the same Recommender, on loopback; rounds of all of them take turns, so that what else the
+machine does hits each alike. Servers that wait their turn are up and idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import multiprocessing
+import random
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import numpy as np
+
+from benchmarks.table import emit, parser
+
+CONNECTIONS = (1, 16)
+ROUNDS = 5
+K = 10
+MOST_REQUESTS = 200_000  # a round ends at the latest here
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection that asks again as soon as it has its answer."""
+
+    def __init__(self, requests: Iterator[bytes], latencies_s: list[float], stop_at: float) -> None:
+        self._requests = requests
+        self._latencies_s = latencies_s
+        self._stop_at = stop_at
+        self._received = b""
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+        self._ask()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, found, body = self._received.partition(b"\r\n\r\n")
+        if not found:
+            return
+        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+        if len(body) < length:
+            return
+        if not head.startswith(b"HTTP/1.1 200"):
+            self._fail(RuntimeError(f"the server answered {self._received[:300]!r}"))
+            return
+        now = time.perf_counter()
+        self._latencies_s.append(now - self._asked)
+        self._received = b""
+        if now < self._stop_at and len(self._latencies_s) < MOST_REQUESTS:
+            self._ask()
+        else:
+            self._transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._fail(error or (RuntimeError("the server closed the connection") if self._received else None))
+
+    def _fail(self, error: Exception | None) -> None:
+        if not self.closed.done():
+            self.closed.set_exception(error) if error else self.closed.set_result(None)
+
+    def _ask(self) -> None:
+        self._asked = time.perf_counter()
+        self._transport.write(next(self._requests))
+
+
+def load(port: int, paths: list[str], connections: int, seconds: float) -> tuple[int, float, list[float]]:
+    """Asks for `seconds` over keep-alive connections; returns requests, seconds taken and each latency in seconds."""
+
+    async def run() -> tuple[int, float, list[float]]:
+        loop = asyncio.get_running_loop()
+        asked = itertools.cycle(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode() for path in paths)
+        latencies_s: list[float] = []
+        start = time.perf_counter()
+        opened = [
+            await loop.create_connection(lambda: Connection(asked, latencies_s, start + seconds), "127.0.0.1", port)
+            for _ in range(connections)
+        ]
+        await asyncio.gather(*(protocol.closed for _, protocol in opened))
+        return len(latencies_s), time.perf_counter() - start, latencies_s
+
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        uvloop.install()
+    return asyncio.run(run())
+
+
+def plain_fastapi(registry: str) -> Any:
+    """What one would write by hand: FastAPI, a typed route, a pydantic response model."""
+    from fastapi import FastAPI, Query
+    from pydantic import BaseModel
+
+    from serve.deployment import open_recommender
+
+    recommender = open_recommender(registry)
+    app = FastAPI()
+
+    class Item(BaseModel):
+        item_id: str | int
+        score: float
+        rank: int
+        attributes: dict[str, Any]
+
+    class Recommendations(BaseModel):
+        bundle: str
+        strategy: str
+        items: list[Item]
+
+    async def recommend(user_id, k=K, include_seen=False):  # type: ignore[no-untyped-def]
+        return recommender.recommend(user_id=user_id, k=k, include_seen=include_seen)
+
+    recommend.__annotations__ = {"user_id": str, "k": Annotated[int, Query(ge=1, le=500)], "include_seen": bool}
+    app.get("/v1/users/{user_id}/recommendations", response_model=Recommendations)(recommend)
+    return app
+
+
+def lean(registry: str) -> Any:
+    """The service's own application, without Ray."""
+    from serve.asgi import Application
+    from serve.deployment import open_recommender
+    from serve.schemas import Limits
+    from serve.service import Service
+
+    return Application(Service(Limits(), open_recommender(registry)))
+
+
+def serve_uvicorn(build: Any, registry: str, port: int) -> None:
+    """Runs an ASGI application in one process under uvicorn."""
+    import uvicorn
+
+    uvicorn.run(build(registry), host="127.0.0.1", port=port, access_log=False, log_level="error")
+
+
+def serve_ray(registry: str, port: int, replicas: int) -> None:
+    """Runs the real application and, beside it under /noop, one that does nothing."""
+    from serve.local import QUIET, ray_serve, stop_signal
+    from serve.settings import Settings
+
+    with ray_serve("127.0.0.1", port, num_cpus=replicas + 1) as serve:
+        from serve.app import build
+
+        async def nothing(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                headers = [(b"content-type", b"application/json"), (b"content-length", b"2")]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                await send({"type": "http.response.body", "body": b"{}"})
+
+        noop = serve.deployment(name="noop", max_ongoing_requests=256)(serve.ingress(lambda: nothing)()).bind()
+        serve.run(noop, name="noop", route_prefix="/noop", logging_config=QUIET)
+        serve.run(
+            build(Settings(registry=registry, replicas=replicas)), name="recsys", route_prefix="/", logging_config=QUIET
+        )
+        stop_signal().wait()
+
+
+SERVERS: dict[str, Any] = {"uvicorn + FastAPI": plain_fastapi, "uvicorn + our app": lean}
+
+
+@contextlib.contextmanager
+def server(role: str, registry: str, port: int, path: str, replicas: int) -> Iterator[None]:
+    """A server in a process of its own, from when it answers to the end of the block."""
+    command = [sys.executable, "-m", "benchmarks.serving", "--role", role, "--registry", registry]
+    command += ["--port", str(port), "--replicas", str(replicas)]
+    process = subprocess.Popen(command)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(urllib.error.URLError, OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2).close()
+                break
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{role} did not start on port {port}; is the port taken?")
+            time.sleep(0.1)
+        yield
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def in_process(registry: str, users: list[str], seconds: float) -> tuple[int, float, list[float]]:
+    """The Recommender called straight, one call after the other."""
+    from serve.deployment import open_recommender
+
+    recommender = open_recommender(registry)
+    latencies_s: list[float] = []
+    start = time.perf_counter()
+    for user_id in itertools.cycle(users):
+        before = time.perf_counter()
+        recommender.recommend(user_id=user_id, k=K)
+        latencies_s.append(time.perf_counter() - before)
+        if time.perf_counter() - start > seconds:
+            return len(latencies_s), time.perf_counter() - start, latencies_s
+    raise ValueError("there are no users to ask for")
+
+
+def main() -> None:
+    """Measures and prints."""
+    said = arguments()
+    if said.role == "ray":
+        serve_ray(said.registry, said.port, said.replicas)
+    elif said.role:
+        serve_uvicorn(SERVERS[said.role], said.registry, said.port)
+    else:
+        measure(said)
+
+
+def measure(said: argparse.Namespace) -> None:
+    """Starts the servers, lets rounds take turns, and prints the table."""
+    users = [str(number) for number in random.Random(0).sample(range(1, 6041), 1000)]
+    paths = [f"/v1/users/{user}/recommendations?k={K}" for user in users]
+    port = said.port
+    ray_name = "Ray Serve + our app"
+    targets: dict[str, tuple[int, list[str]]] = {name: (port + n, paths) for n, name in enumerate(SERVERS, 1)}
+    targets[ray_name] = (port, paths)
+    targets["Ray Serve, no-op"] = (port, ["/noop/x"])
+    seconds = said.seconds / ROUNDS
+    taken: dict[tuple[str, int], list[tuple[int, float, list[float]]]] = {}
+    with contextlib.ExitStack() as up, multiprocessing.get_context("spawn").Pool(1) as generator:
+        for name, (at, asked) in targets.items():
+            if name in SERVERS:
+                up.enter_context(server(name, said.registry, at, asked[0], said.replicas))
+        up.enter_context(server("ray", said.registry, port, paths[0], said.replicas))
+        for round_number in range(ROUNDS + 1):
+            for connections in CONNECTIONS:
+                for name, (at, asked) in targets.items():
+                    result = generator.apply(load, (at, asked, connections, seconds if round_number else 0.5))
+                    if round_number:  # the first one warms up
+                        taken.setdefault((name, connections), []).append(result)
+            if round_number:
+                result = generator.apply(in_process, (said.registry, users, seconds))
+                taken.setdefault(("Recommender in process", 1), []).append(result)
+    rows = [
+        row(name, connections, results) for (name, connections), results in sorted(taken.items(), key=lambda t: t[0][1])
+    ]
+    by = {(r["what"], r["connections"]): r["requests/s"] for r in rows}
+    for each in rows:
+        each["of uvicorn + FastAPI"] = each["requests/s"] / by["uvicorn + FastAPI", each["connections"]]
+    emit(f"serving: k {K}, {said.replicas} replica(s), {ROUNDS} rounds in turn", rows, as_json=said.json)
+
+
+def row(name: str, connections: int, results: list[tuple[int, float, list[float]]]) -> dict[str, Any]:
+    """One line of the table."""
+    rates = [count / seconds for count, seconds, _ in results]
+    latencies_ms = np.concatenate([latencies for _, _, latencies in results]) * 1000
+    return {
+        "what": name,
+        "connections": connections,
+        "requests/s": float(np.median(rates)),
+        "± rounds": float(np.std(rates)),
+        "p50 ms": float(np.percentile(latencies_ms, 50)),
+        "p99 ms": float(np.percentile(latencies_ms, 99)),
+    }
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    made = parser(__doc__ or "")
+    made.add_argument("--registry", required=True, help="a registry with a promoted bundle")
+    made.add_argument("--seconds", type=float, default=10.0, help="time for each line of the table")
+    made.add_argument("--replicas", type=int, default=1, help="replicas of the Ray Serve application")
+    made.add_argument("--port", type=int, default=8190, help="the first of three ports to use")
+    made.add_argument("--role", default="", help=argparse.SUPPRESS)
+    return made.parse_args()
+
+
+if __name__ == "__main__":
+    main()

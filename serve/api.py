@@ -1,0 +1,109 @@
+"""The FastAPI application: the documentation of every route, and the routes that carry no load."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import orjson
+from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+
+import recsys
+from recsys.recommender import Answer
+
+from .problems import PROBLEM_TYPE, Refusal, refusal_of
+from .schemas import JSON_TYPE, AnswerBody, BundleBody, Problem, State, bounded, encode
+from .service import Service
+
+DESCRIPTION = """Recommendations from a sealed bundle of embeddings. Every answer names the bundle that gave it;
+every error is an RFC 9457 problem that says what to change. An id that holds a `/` is written with `%2F`."""
+
+
+def documented(service: Service) -> FastAPI:
+    """The application that serves documentation, health and the bundle, and declares the hot routes beside them."""
+    models = bounded(service.limits)
+    api = FastAPI(
+        title="recsys",
+        version=recsys.__version__,
+        description=DESCRIPTION,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,
+    )
+    user_id = Annotated[str, Path(description="the user's id")]
+    item_id = Annotated[str, Path(description="the item's id")]
+    api.get("/v1/users/{user_id:path}/recommendations", **_answers(AnswerBody, 404, 422, 503))(
+        _endpoint(service.for_user, user_id=user_id, query=Annotated[models.user, Query()])
+    )
+    api.post("/v1/recommendations", **_answers(AnswerBody, 400, 408, 413, 422, 503))(
+        _endpoint(service.for_request, body=models.body)
+    )
+    api.get("/v1/items/{item_id:path}/similar", **_answers(AnswerBody, 404, 422, 503))(
+        _endpoint(service.similar_to, item_id=item_id, query=Annotated[models.similar, Query()])
+    )
+    api.get("/v1/bundle", **_answers(BundleBody, 503))(_endpoint(service.about_bundle))
+    api.get("/healthz", **_answers(State))(_endpoint(service.up))
+    api.get("/readyz", **_answers(State, 503))(_endpoint(service.ready))
+    api.add_exception_handler(HTTPException, _on_http)
+    api.openapi = lambda: _openapi(api)  # type: ignore[method-assign]
+    return api
+
+
+def _endpoint(operation: Callable[..., Awaitable[Any]], **parameters: Any) -> Callable[..., Awaitable[Response]]:
+    """A FastAPI endpoint around an operation; its parameters' types hold this service's limits."""
+
+    async def endpoint(request: Request, **given: Any) -> Response:
+        try:
+            said = await operation(**given)
+        except Exception as error:
+            return _problem(request, refusal_of(error, request.scope["request_id"]))
+        return Response(encode(said) if isinstance(said, Answer) else orjson.dumps(said), media_type=JSON_TYPE)
+
+    named = {"request": Request, **parameters}
+    endpoint.__name__ = operation.__name__
+    endpoint.__doc__ = operation.__doc__
+    endpoint.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=said) for name, said in named.items()]
+    )
+    return endpoint
+
+
+def _answers(model: Any, *problems: int) -> dict[str, Any]:
+    problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        "response_model": model,
+        "responses": {
+            status: {"description": HTTPStatus(status).phrase, "content": {PROBLEM_TYPE: problem}}
+            for status in problems
+        },
+    }
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    said = error if isinstance(error, HTTPException) else HTTPException(500)
+    headers = dict(said.headers or {})
+    detail = {
+        404: f"there is no {request.url.path[:200]}; /docs lists what there is",
+        405: f"{request.method} is not allowed here; use {headers.get('Allow', 'another method')}",
+    }.get(said.status_code, str(said.detail))
+    return _problem(request, Refusal(said.status_code, detail, headers=headers))
+
+
+def _problem(request: Request, refusal: Refusal) -> Response:
+    document = refusal.document(request.scope["request_id"])
+    return Response(document, refusal.status, refusal.headers, PROBLEM_TYPE)
+
+
+def _openapi(api: FastAPI) -> dict[str, Any]:
+    if api.openapi_schema is None:
+        said = get_openapi(title=api.title, version=api.version, description=api.description, routes=api.routes)
+        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas = said["components"]["schemas"]
+        schemas.update(problem.pop("$defs"))
+        schemas["Problem"] = problem
+        api.openapi_schema = said
+    return api.openapi_schema

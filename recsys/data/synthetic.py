@@ -89,7 +89,7 @@ class _Log:
         done = row = 0
         while done < self.interactions:
             number = min(at_most, self.interactions - done)
-            age = (done + np.sort(random.random(number))) / self.interactions
+            age = (done + number * np.sort(random.random(number))) / self.interactions
             arrived = np.maximum(self.users * (0.3 + 0.7 * age), 1)
             users = np.minimum(arrived * random.random(number) ** 1.5, self.users - 1).astype(np.int32)
             favourite = np.where(age < change[users], favourites[0][users], favourites[1][users])

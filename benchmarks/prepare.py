@@ -48,6 +48,7 @@ def write(log: Path, rows: int) -> None:
 
 
 def ours(log: Path, rows: int) -> None:
+    """Prepares the log, with the catalogue of the same shop."""
     shop = Synthetic(users=max(rows // 20, 1), items=max(rows // 100, 10), interactions=0)
     source: Source = Csv(str(log)) if log.suffix == ".csv" else Parquet(str(log))
     tables = Tables(shop.schema, source, shop.items)
@@ -56,6 +57,7 @@ def ours(log: Path, rows: int) -> None:
 
 
 def floor(log: Path, rows: int) -> None:
+    """Reads every batch of the log with pyarrow and does nothing with it."""
     if log.suffix == ".csv":
         read = sum(batch.num_rows for batch in pa.csv.open_csv(log))
     else:
@@ -65,6 +67,7 @@ def floor(log: Path, rows: int) -> None:
 
 
 def pandas(log: Path, rows: int) -> None:
+    """What one would write by hand: codes for ids and a stable sort, without a check on any row."""
     frame = pd.read_csv(log) if log.suffix == ".csv" else pd.read_parquet(log)
     for column in ("user_id", "item_id", "event"):
         frame[column] = pd.factorize(frame[column])[0]
@@ -95,6 +98,7 @@ def _task(task: str, log: Path, rows: int) -> None:
 
 
 def main() -> None:
+    """Measures, each in a process of its own, and prints."""
     arguments = parser(__doc__ or "")
     arguments.add_argument("--rows", type=int, default=20_000_000, help="rows of the Parquet log; the CSV has a tenth")
     arguments.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)

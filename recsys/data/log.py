@@ -100,9 +100,9 @@ def read_log(source: Source, declared: Interactions, quarantine: Quarantine, see
         if declared.weight:
             converted["weight"] = to_numbers(columns[declared.weight])
         if declared.event:
-            converted["event"] = to_ids(columns[declared.event], integer=False)
+            converted["event"] = _few(columns[declared.event], lambda names: to_ids(names, integer=False))
         if declared.part:
-            converted["part"] = _parts(columns[declared.part])
+            converted["part"] = _few(columns[declared.part], _parts)
         good = _put_aside(batch, converted, quarantine)
         origins.add(batch.source, batch.rows[good])
         rows = pa.array(good) if not good.all() else None
@@ -171,18 +171,31 @@ def _put_aside(batch: Batch, converted: dict[str, Converted], quarantine: Quaran
         ["wrong number of columns"] * len(unparsed),
         [row.raw for row in unparsed],
     )
-    reasons = np.full(batch.columns.num_rows, "", dtype=object)
+    reasons = [""]
+    reason_of = np.zeros(batch.columns.num_rows, dtype=np.int8)
     for what, column in converted.items():
         for rows, reason in ((column.missing, f"missing {what}"), (column.bad, f"unreadable {what}")):
-            reasons[rows & (reasons == "")] = reason
-    if len(converted) > 1:
-        empty = np.logical_and.reduce([column.missing for column in converted.values()])
-        reasons[empty] = "empty row"
-    good = reasons == ""
+            if rows.any():
+                reason_of[rows & (reason_of == 0)] = len(reasons)
+                reasons.append(reason)
+    good = reason_of == 0
+    if good.all():
+        return good
+    empty = np.logical_and.reduce([column.missing for column in converted.values()])
+    reason_of[empty] = len(reasons)
+    reasons.append("empty row")
     bad = np.flatnonzero(~good)
-    if len(bad):
-        quarantine.add(batch.source, batch.rows[bad], reasons[bad].tolist(), as_text(batch.columns.take(pa.array(bad))))
+    said = [reasons[code] for code in reason_of[bad].tolist()]
+    quarantine.add(batch.source, batch.rows[bad], said, as_text(batch.columns.take(pa.array(bad))))
     return good
+
+
+def _few(column: pa.Array, convert: Callable[[pa.Array], Converted]) -> Converted:
+    """Converts a column of few distinct values by converting each of them once."""
+    encoded = column.dictionary_encode(null_encoding="encode")
+    distinct = convert(encoded.dictionary)
+    which = encoded.indices.to_numpy(zero_copy_only=False)
+    return Converted(distinct.values.take(encoded.indices), distinct.missing[which], distinct.bad[which])
 
 
 def _parts(column: pa.Array) -> Converted:

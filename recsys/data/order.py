@@ -11,8 +11,8 @@ def stable_order(keys: np.ndarray) -> np.ndarray:
     Where key and position fit into 64 bits together they are sorted as one number, which NumPy does several times
     faster than a stable argsort.
     """
-    if not len(keys):
-        return np.empty(0, dtype=np.int64)
+    if not len(keys) or bool((keys[1:] >= keys[:-1]).all()):
+        return np.arange(len(keys))
     lowest = int(keys.min())
     bits = (len(keys) - 1).bit_length()
     if bits + (int(keys.max()) - lowest).bit_length() > 64:
@@ -32,16 +32,22 @@ def by_first_appearance(codes: np.ndarray, number: int) -> np.ndarray:
     return np.argsort(first)
 
 
-def repeats(groups: np.ndarray, *columns: np.ndarray) -> np.ndarray:
-    """int64 [m]: positions of the rows [n] that equal an earlier row of their group in every column.
+def repeats(order: np.ndarray, grouping: list[np.ndarray], differing: list[np.ndarray]) -> np.ndarray:
+    """int64 [m]: places in the order whose row equals an earlier one in every column.
 
     Args:
-        groups: [n], not decreasing; rows of a group stand together.
-        columns: [n] each.
+        order: [n], rows such that those equal in all grouping columns stand together.
+        grouping: columns [n]; rows are compared only with neighbours equal in these.
+        differing: columns [n]; the rest of what is compared.
     """
-    follows = groups[1:] == groups[:-1]
-    shared = np.flatnonzero(np.append(follows, False) | np.insert(follows, 0, False))
-    keys = [groups[shared], *(column[shared] for column in columns)]
-    order = np.lexsort(keys[::-1])  # stable: the earliest of equal rows comes first
-    equal = np.logical_and.reduce([key[order][1:] == key[order][:-1] for key in keys])
-    return np.sort(shared[order[1:][equal]])
+    follows = np.ones(len(order) - 1, dtype=bool) if len(order) else np.empty(0, dtype=bool)
+    for column in grouping:
+        ordered = column[order]
+        follows &= ordered[1:] == ordered[:-1]
+    follows = np.append(np.zeros(min(len(order), 1), dtype=bool), follows)
+    shared = np.flatnonzero(follows | np.append(follows[1:], np.zeros(min(len(order), 1), dtype=bool)))
+    groups = np.cumsum(~follows[shared])
+    keys = [groups, *(column[order[shared]] for column in differing)]
+    sorting = np.lexsort(keys[::-1])  # stable: the earliest of equal rows comes first
+    equal = np.logical_and.reduce([key[sorting][1:] == key[sorting][:-1] for key in keys])
+    return np.sort(shared[sorting[1:][equal]])

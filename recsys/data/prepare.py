@@ -159,10 +159,9 @@ def _sorted(log: Log, in_time: np.ndarray, user_rows: np.ndarray) -> np.ndarray:
 
 def _without_repeats(log: Log, order: np.ndarray, quarantine: Quarantine) -> np.ndarray:
     """Leaves out rows of the order [n] that equal an earlier one in all but weight; they go to the quarantine."""
-    grouping = [column[order] for column in (log.users, log.times, log.parts) if column is not None]
-    differing = [column[order] for column in (log.items, log.events) if column is not None]
-    same = np.logical_and.reduce([column[1:] == column[:-1] for column in grouping])
-    repeated = repeats(np.concatenate([[0], np.cumsum(~same)]), *differing)
+    grouping = [column for column in (log.users, log.times, log.parts) if column is not None]
+    differing = [column for column in (log.items, log.events) if column is not None]
+    repeated = repeats(order, grouping, differing)
     for start in range(0, len(repeated), 1 << 16):
         rows = order[repeated[start : start + (1 << 16)]]
         said = {"user": log.user_ids.take(log.users[rows]), "item": log.item_ids.take(log.items[rows])}

@@ -137,7 +137,8 @@ def _bools(mask: pa.Array) -> np.ndarray:
 
 
 def _blank(text: pa.Array) -> np.ndarray:
-    return ~_bools(pc.match_substring_regex(text, r"\S"))
+    empty = pc.equal(pc.binary_length(text), 0)
+    return pc.fill_null(pc.or_(empty, pc.utf8_is_space(text)), True).to_numpy(zero_copy_only=False)
 
 
 def _without(column: pa.Array, left_out: np.ndarray) -> pa.Array:

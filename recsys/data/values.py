@@ -100,7 +100,7 @@ def to_millis(column: pa.Array, unit: TimeUnit) -> Converted:
         return _iso_millis(column)
     if not pa.types.is_floating(kind):
         whole = _integers(column)
-        if not whole.bad.any():
+        if not whole.bad.any() or not _is_text(kind):
             return _scaled(whole, unit)
     return _scaled(to_numbers(column), unit)
 
@@ -168,7 +168,7 @@ def _integers(column: pa.Array) -> Converted:
         try:
             values = column.cast(pa.int64())
         except pa.ArrowInvalid:  # uint64 beyond int64
-            values = _without(column, _bools(pc.greater(column, 2**63 - 1))).cast(pa.int64())
+            values = _without(column, _bools(pc.greater(column, pa.scalar(2**63 - 1, pa.uint64())))).cast(pa.int64())
     else:
         missing = _bools(pc.is_null(column))
         values = pa.nulls(len(column), pa.int64())

@@ -1,3 +1,125 @@
 """The command `recsys`: every stage of the way from a log to live recommendations."""
 
 from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from recsys.artifacts import ArtifactError
+
+HELP = """usage: recsys COMMAND [options]
+
+Data      prepare     raw tables (CSV, Parquet, SQL, MovieLens) to a dataset
+Training  fit         train the two towers; Lightning CLI, as are the next three
+          validate    the validation metric of a checkpoint
+          test        the same on the test part
+          predict     every user's top k, to Parquet
+          evaluate    full report of a checkpoint beside the baselines
+Bundles   bundle      seal | list | show | verify | promote | rollback
+Service   serve       answer over HTTP from the live bundle
+
+examples:
+  recsys prepare --config configs/ml-1m-prepare.yaml
+  recsys fit --config configs/ml-1m.yaml
+  recsys fit --config configs/ml-1m.yaml --ckpt_path last           # go on where it stopped
+  recsys evaluate --checkpoint demo/run/best.ckpt --dataset demo/dataset --out demo/evaluation.json
+  recsys bundle seal --checkpoint demo/run/best.ckpt --dataset demo/dataset --registry demo/registry --promote
+  recsys serve --registry demo/registry
+
+`recsys COMMAND --help` says more.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0, 1 for what the command refused, 2 for what it was told wrong."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    command, rest = given[0], given[1:]
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "prepare": _prepare,
+        "evaluate": _evaluate,
+        "bundle": _bundle,
+        "serve": _serve,
+    }
+    try:
+        if command in ("fit", "validate", "test", "predict"):
+            from recsys.train import run  # Lightning takes seconds to import, so only who needs it waits
+
+            run(given)
+        elif command in commands:
+            commands[command](rest)
+        else:
+            print(f"recsys: there is no command {command!r}\n\n{HELP}", end="", file=sys.stderr)
+            return 2
+    except _refusals() as error:
+        print(f"recsys {command}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What a stage raises when it refuses its input: people see the message, not the traceback."""
+    from recsys.data.prepare import PrepareError
+    from recsys.data.schema import SchemaError
+    from recsys.data.sources import SourceError
+
+    return ArtifactError, PrepareError, SchemaError, SourceError, ValueError
+
+
+def _prepare(arguments: list[str]) -> None:
+    from jsonargparse import ArgumentParser
+
+    from recsys.data.prepare import prepare
+
+    parser = ArgumentParser(prog="recsys prepare", description="Turn raw tables into a dataset.")
+    parser.add_argument("--config", action="config", help="a YAML file with these options")
+    parser.add_function_arguments(prepare)
+    said = parser.instantiate(parser.parse_args(arguments))
+    prepare(said.tables, said.out, max_rejected=said.max_rejected)
+
+
+def _evaluate(arguments: list[str]) -> None:
+    from jsonargparse import ArgumentParser
+
+    from recsys.evaluation import evaluate_checkpoint, evaluation_of
+
+    parser = ArgumentParser(prog="recsys evaluate", description="Measure a checkpoint beside the baselines.")
+    parser.add_argument("--config", action="config", help="a YAML file with these options")
+    parser.add_function_arguments(evaluate_checkpoint, skip={"progress"})
+    parser.add_argument("--out", type=Path | None, default=None, help="where to write the figures, as JSON")
+    said = parser.parse_args(arguments)
+    results = evaluate_checkpoint(
+        said.checkpoint,
+        said.dataset,
+        part=said.part,
+        baselines=said.baselines,
+        dimensions=said.dimensions,
+        max_queries=said.max_queries,
+        progress=sys.stderr.isatty(),
+    )
+    from recsys.evaluate.report import table
+
+    print(table(results))
+    if said.out:
+        said.out.parent.mkdir(parents=True, exist_ok=True)
+        said.out.write_text(json.dumps(evaluation_of(said.checkpoint, results), indent=1), encoding="utf-8")
+
+
+def _bundle(arguments: list[str]) -> None:
+    from recsys.bundles import main
+
+    main(arguments)
+
+
+def _serve(arguments: list[str]) -> None:
+    # A process of its own: Ray must find its environment set before it is imported, and nothing here imports `serve`.
+    os.execv(sys.executable, [sys.executable, "-m", "serve", *arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -76,9 +76,9 @@ class IdMap:
         """sha256 over the ids and their order; two maps agree on every row if and only if it is equal."""
         digest = hashlib.sha256(f"{self._ids.type}:{len(self._ids)}:".encode())
         if self.is_integer:
-            digest.update(np.ascontiguousarray(self._ids.to_numpy(zero_copy_only=False)))
+            digest.update(self._ids.to_numpy(zero_copy_only=False).tobytes())
         else:
-            digest.update(np.ascontiguousarray(pc.binary_length(self._ids).to_numpy(zero_copy_only=False)))
+            digest.update(pc.binary_length(self._ids).to_numpy(zero_copy_only=False).tobytes())
             for start in range(0, len(self._ids), 1 << 16):
                 digest.update("".join(self._ids[start : start + (1 << 16)].to_pylist()).encode())
         return digest.hexdigest()

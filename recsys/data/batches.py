@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,19 @@ from torch.utils.data import DataLoader, IterableDataset
 from recsys.artifacts import ArtifactError
 from recsys.data.dataset import Dataset
 from recsys.data.history import History, histories, windows
-from recsys.data.split import Cuts, HeldOut, Queries, Split, TimeSplit, queries_of, train_counts, unseen_targets
+from recsys.data.split import (
+    Cuts,
+    GivenSplit,
+    HeldOut,
+    LeaveOneOut,
+    Queries,
+    TimeSplit,
+    described,
+    everyone,
+    queries_of,
+    train_counts,
+    unseen_targets,
+)
 from recsys.data.vocabulary import FeatureEncoder, Input
 
 
@@ -82,7 +94,7 @@ def like_lengths(lengths: np.ndarray, budget: int, rng: np.random.Generator | No
         batches.append(order[start:end])
         start = end
     if rng is not None:
-        rng.shuffle(batches)  # type: ignore[arg-type]
+        rng.shuffle(batches)
     return batches
 
 
@@ -112,7 +124,7 @@ class HistoryData(pl.LightningDataModule):
     def __init__(
         self,
         dataset: Path,
-        split: Split | None = None,
+        split: TimeSplit | LeaveOneOut | GivenSplit | None = None,
         max_length: int = 200,
         batch_positions: int = 8192,
         max_validation_queries: int = 10_000,
@@ -120,7 +132,7 @@ class HistoryData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.dataset = Dataset.open(dataset)
-        self.split: Split = split or TimeSplit()
+        self.split = split or TimeSplit()
         self.cuts: Cuts = self.split.cut(self.dataset)
         self.max_length = max_length
         self.batch_positions = batch_positions
@@ -185,7 +197,7 @@ class HistoryData(pl.LightningDataModule):
         return self.query_loader(self.queries("test"))
 
     def predict_dataloader(self) -> DataLoader[QueryBatch]:
-        return self.query_loader(self.everyone())
+        return self.query_loader(everyone(self.dataset))
 
     def queries(self, part: HeldOut) -> Queries:
         """The queries that a part of the split asks, about unseen items; for validation, at most so many."""
@@ -194,12 +206,6 @@ class HistoryData(pl.LightningDataModule):
             chosen = np.random.default_rng(0).choice(len(queries), self.max_validation_queries, replace=False)
             queries = queries.take(np.sort(chosen))
         return queries
-
-    def everyone(self) -> Queries:
-        """One query a user with a history, after all that is known of them, without an answer."""
-        ends = self.dataset.user_offsets[1:]
-        user = np.flatnonzero(ends > self.dataset.user_offsets[:-1])
-        return Queries(user, ends[user], np.zeros(len(user) + 1, dtype=np.int64), np.empty(0, dtype=np.int64))
 
     def seen(self, queries: Queries) -> tuple[np.ndarray, np.ndarray]:
         """Which items stand in each query's history: query indices and item rows, both int64 [n], in pairs."""
@@ -211,23 +217,7 @@ class HistoryData(pl.LightningDataModule):
 
     def query_loader(self, queries: Queries) -> DataLoader[QueryBatch]:
         """Batches whose positions, between them, answer every query once."""
-        asked = windows(self.dataset, queries, self.max_length)
-        lengths = asked.ends - asked.starts
-        batches = like_lengths(lengths, 2 * self.batch_positions, None)
-        by_window = np.argsort(asked.window, kind="stable")
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(asked.window, minlength=len(lengths)))])
-
-        def all_batches() -> Iterator[QueryBatch]:
-            for chosen in batches:
-                starts, ends = asked.starts[chosen], asked.ends[chosen]
-                history = histories(self.dataset, asked.users[chosen], starts, ends, self.profiles)
-                counts = np.diff(offsets)[chosen]
-                within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-                query = by_window[np.repeat(offsets[:-1][chosen], counts) + within]
-                place = np.repeat(np.arange(len(chosen)), counts) * history.items_BL.shape[1] + asked.position[query]
-                yield QueryBatch(history, torch.from_numpy(place), torch.from_numpy(query))
-
-        return DataLoader(_Stream(len(batches), all_batches), batch_size=None)
+        return query_loader(self.dataset, queries, self.profiles, self.max_length, 2 * self.batch_positions)
 
     def _train_batch(self, users: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> TrainBatch:
         history = histories(self.dataset, users, starts, ends - 1, self.profiles)
@@ -245,6 +235,8 @@ class HistoryData(pl.LightningDataModule):
         return {
             "dataset": self.dataset.manifest.digest,
             "item_ids": self.dataset.item_ids.digest,
+            "split": described(self.split),
+            "trained": torch.from_numpy(self.trained),
             "item_encoder": self.item_encoder.to_dict(),
             "user_encoder": self.user_encoder.to_dict(),
         }
@@ -252,6 +244,35 @@ class HistoryData(pl.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuses a checkpoint whose rows are other items than this dataset's."""
         refuse_other_ids(state_dict["item_ids"], self.dataset)
+
+
+def query_loader(
+    dataset: Dataset, queries: Queries, profiles: Mapping[str, np.ndarray], max_length: int, budget: int = 1 << 14
+) -> DataLoader[QueryBatch]:
+    """Batches whose positions, between them, answer every query once.
+
+    Args:
+        dataset: where the histories stand.
+        queries: what is asked.
+        profiles: encoded features of all users, feature name to [num_users, …].
+        max_length: L, how many of the newest interactions of a history count.
+        budget: positions of a batch, padding included.
+    """
+    asked = windows(dataset, queries, max_length)
+    batches = like_lengths(asked.ends - asked.starts, budget, None)
+    by_window = np.argsort(asked.window, kind="stable")
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(asked.window, minlength=len(asked.users)))])
+
+    def all_batches() -> Iterator[QueryBatch]:
+        for chosen in batches:
+            history = histories(dataset, asked.users[chosen], asked.starts[chosen], asked.ends[chosen], profiles)
+            counts = np.diff(offsets)[chosen]
+            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            query = by_window[np.repeat(offsets[:-1][chosen], counts) + within]
+            place = np.repeat(np.arange(len(chosen)), counts) * history.items_BL.shape[1] + asked.position[query]
+            yield QueryBatch(history, torch.from_numpy(place), torch.from_numpy(query))
+
+    return DataLoader(_Stream(len(batches), all_batches), batch_size=None)
 
 
 def refuse_other_ids(digest: str, dataset: Dataset) -> None:

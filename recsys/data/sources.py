@@ -22,6 +22,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from recsys.data.schema import Schema, SchemaError
 from recsys.data.text_stream import UNIT_SEPARATOR, Utf8Stream
 
+BLOCK = 4 << 20  # bytes of text parsed at a time
+
 
 class SourceError(Exception):
     """A source cannot be read as declared; the message names it, the value and what to change."""
@@ -142,7 +144,7 @@ class Csv:
             reader = pa.csv.open_csv(
                 pa.PythonFile(stream, mode="r"),
                 # One thread, or the parser does not say at which row it met a broken one.
-                read_options=pa.csv.ReadOptions(use_threads=False, block_size=4 << 20, column_names=self.columns),
+                read_options=pa.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=self.columns),
                 parse_options=pa.csv.ParseOptions(
                     delimiter=delimiter,
                     quote_char=self.quote or False,
@@ -250,7 +252,7 @@ class Sql:
                 if set(columns) - set(present):
                     raise SourceError(_no_column(f"the query on {source}", columns, present))
                 done = 0
-                for part in result.partitions():
+                for part in result.partitions(self.rows):
                     values = list(zip(*part, strict=True))
                     arrays = [_array(values[present.index(name)]) for name in columns]
                     rows = np.arange(done + 1, done + 1 + len(part))

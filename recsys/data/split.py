@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class TimeSplit:
         validation = self._moment(times, self.validation, share)
         if validation > test:
             raise ValueError(f"validation starts at {self.validation}, after test at {self.test}; swap them")
-        return Cuts(_first_not_before(dataset, validation), _first_not_before(dataset, test))
+        return Cuts(_first_not(dataset, times < validation), _first_not(dataset, times < test))
 
     @staticmethod
     def _moment(times: np.ndarray, said: float | str, newer: float) -> int:
@@ -101,9 +101,20 @@ class GivenSplit:
     def cut(self, dataset: Dataset) -> Cuts:
         if dataset.parts is None:
             raise ValueError(f"{dataset.path} says no split; declare interactions.part in the schema and prepare again")
-        before = [np.concatenate([[0], np.cumsum(np.asarray(dataset.parts) < part)]) for part in (1, 2)]
-        start, end = dataset.user_offsets[:-1], dataset.user_offsets[1:]
-        return Cuts(*(start + (count[end] - count[start]) for count in before), grouped=self.grouped)
+        parts = np.asarray(dataset.parts)
+        return Cuts(_first_not(dataset, parts < 1), _first_not(dataset, parts < 2), self.grouped)
+
+
+def described(split: TimeSplit | LeaveOneOut | GivenSplit) -> dict[str, Any]:
+    """A split as plain JSON values, so that a checkpoint remembers it; `split_of` reads it back."""
+    return {"kind": type(split).__name__, **asdict(split)}
+
+
+def split_of(said: dict[str, Any]) -> TimeSplit | LeaveOneOut | GivenSplit:
+    """The split that `described` wrote."""
+    kinds = {cls.__name__: cls for cls in (TimeSplit, LeaveOneOut, GivenSplit)}
+    options = {key: value for key, value in said.items() if key != "kind"}
+    return kinds[said["kind"]](**options)
 
 
 @dataclass(frozen=True)
@@ -159,6 +170,13 @@ def queries_of(dataset: Dataset, cuts: Cuts, part: HeldOut) -> Queries:
     return Queries(user.astype(np.int64), history_end.astype(np.int64), target_offsets.astype(np.int64), targets)
 
 
+def everyone(dataset: Dataset) -> Queries:
+    """One query a user with a history, after all that is known of them, without an answer."""
+    ends = dataset.user_offsets[1:]
+    user = np.flatnonzero(ends > dataset.user_offsets[:-1])
+    return Queries(user, ends[user], np.zeros(len(user) + 1, dtype=np.int64), np.empty(0, dtype=np.int64))
+
+
 def unseen_targets(dataset: Dataset, queries: Queries) -> tuple[Queries, int]:
     """Drops the targets that stand in their query's own history, since the service leaves seen items out.
 
@@ -191,7 +209,8 @@ def in_training(dataset: Dataset, cuts: Cuts) -> np.ndarray:
     return np.arange(len(dataset)) < np.repeat(cuts.validation_start, lengths)
 
 
-def _first_not_before(dataset: Dataset, moment: int) -> np.ndarray:
-    earlier = np.concatenate([[0], np.cumsum(np.asarray(dataset.times) < moment)])
+def _first_not(dataset: Dataset, holds: np.ndarray) -> np.ndarray:
+    """Where each user's interactions stop to be those of which `holds` [num_interactions] is true: they come first."""
+    earlier = np.concatenate([[0], np.cumsum(holds)])
     start, end = dataset.user_offsets[:-1], dataset.user_offsets[1:]
     return start + (earlier[end] - earlier[start])

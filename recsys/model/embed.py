@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.artifacts import ArtifactError
-from recsys.data.batches import QueryBatch
+from recsys.data.batches import QueryBatch, query_loader, refuse_other_ids
+from recsys.data.dataset import Dataset
+from recsys.data.split import Queries
 from recsys.data.vocabulary import UNKNOWN, FeatureEncoder
+from recsys.model.losses import prefixes
 from recsys.model.towers import ITEM_ID, Towers
 
 _BLOCK = 1 << 14  # items embedded at once
@@ -26,11 +29,13 @@ class Catalogue(nn.Module):
     Args:
         codes: encoded features, feature name to [N, …] (see `FeatureEncoder.encode`).
         trained: bool [N], whether training knew the item; the id of one it did not know says nothing.
+        rows: int64 [N], which items these are; all of them, in order, if left out.
     """
 
-    def __init__(self, codes: Mapping[str, np.ndarray], trained: np.ndarray) -> None:
+    def __init__(self, codes: Mapping[str, np.ndarray], trained: np.ndarray, rows: np.ndarray | None = None) -> None:
         super().__init__()
-        ids = np.where(trained, np.arange(1, len(trained) + 1), UNKNOWN)[:, None]
+        rows = np.arange(len(trained)) if rows is None else rows
+        ids = np.where(trained, rows + 1, UNKNOWN)[:, None]
         self.names = [ITEM_ID, *codes]
         for place, values in enumerate([ids, *codes.values()]):
             self.register_buffer(f"input_{place}", torch.from_numpy(values), persistent=False)
@@ -65,13 +70,17 @@ class Trained:
         towers: in evaluation mode.
         dataset: digest of the dataset they were trained on.
         item_ids: digest of the id map that says which item each row is.
+        trained: bool [N], which items training knew.
+        split: what it was held out from, as `described`.
     """
 
     towers: Towers
+    trained: np.ndarray
     item_encoder: FeatureEncoder
     user_encoder: FeatureEncoder
     dataset: str
     item_ids: str
+    split: dict[str, Any]
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -93,10 +102,12 @@ class Trained:
         towers.load_state_dict(weights)
         return cls(
             towers=towers.eval(),
+            trained=data["trained"].numpy(),
             item_encoder=FeatureEncoder.from_dict(data["item_encoder"]),
             user_encoder=FeatureEncoder.from_dict(data["user_encoder"]),
             dataset=data["dataset"],
             item_ids=data["item_ids"],
+            split=data["split"],
         )
 
 
@@ -119,3 +130,34 @@ def query_vectors(towers: Towers, item_ND: Tensor, batches: Any, count: int) -> 
             user_BLD = towers.user(F.embedding(batch.history.items_BL, item_ND), batch.history)
             vectors[batch.query_Q.numpy()] = user_BLD.flatten(0, 1)[batch.position_Q].numpy()
     return vectors
+
+
+class TowerScorer:
+    """Scores all items for queries with trained towers, as an evaluation wants it.
+
+    Args:
+        trained: from a checkpoint.
+        dataset: the one it was trained on.
+        dimension: prefix of the vectors to use; all of them if left out.
+    """
+
+    def __init__(self, trained: Trained, dataset: Dataset, dimension: int | None = None) -> None:
+        refuse_other_ids(trained.item_ids, dataset)
+        self._towers, self._dataset = trained.towers, dataset
+        self._profiles = trained.user_encoder.encode(dataset.user_features())
+        codes = trained.item_encoder.encode(dataset.item_features())
+        self._item_ND = Catalogue(codes, trained.trained).embed(trained.towers)
+        architecture = trained.towers.architecture
+        self._length, self._unit = architecture.max_length, architecture.unit
+        self._dimension = dimension or architecture.dimension
+        self._cut_ND = self._cut(self._item_ND)
+
+    def scores(self, queries: Queries) -> np.ndarray:
+        """float32 [Q, N], from each query's own history."""
+        batches = query_loader(self._dataset, queries, self._profiles, self._length)
+        vectors = query_vectors(self._towers, self._item_ND, batches, len(queries))
+        scores: np.ndarray = (self._cut(torch.from_numpy(vectors)) @ self._cut_ND.T).numpy()
+        return scores
+
+    def _cut(self, vectors: Tensor) -> Tensor:
+        return prefixes((vectors,), self._dimension, unit=self._unit)[0]

@@ -32,7 +32,7 @@ def full_softmax(query_PD: Tensor, item_ND: Tensor, target_P: Tensor, scale: flo
     Returns:
         A scalar, in float32.
     """
-    return _FullSoftmax.apply(query_PD, item_ND, target_P, scale)  # type: ignore[no-any-return]
+    return _FullSoftmax.apply(query_PD, item_ND, target_P, scale)
 
 
 class _FullSoftmax(torch.autograd.Function):
@@ -123,7 +123,10 @@ def prefixes(vectors: Sequence[Tensor], dimension: int, *, unit: bool) -> list[T
     "Matryoshka Representation Learning").
     """
     cut = [vector[..., :dimension] for vector in vectors]
-    return [normalize(vector, dim=-1) for vector in cut] if unit else cut
+    return [
+        normalize(part, dim=-1) if unit and part.shape[-1] < vector.shape[-1] else part
+        for part, vector in zip(cut, vectors, strict=True)
+    ]
 
 
 class Loss(ABC):
@@ -173,10 +176,8 @@ class Loss(ABC):
         """The mean of the losses over the full vectors and each Matryoshka prefix."""
         sizes = self.dimensions(query_PD.shape[1])
         losses = [
-            self.of(*prefixes((query_PD, item_UD), size, unit=unit), target_P, negative_S, log_count_S)
-            if size < query_PD.shape[1]
-            else self.of(query_PD, item_UD, target_P, negative_S, log_count_S)
-            for size in sizes
+            self.of(query, item, target_P, negative_S, log_count_S)
+            for query, item in (prefixes((query_PD, item_UD), size, unit=unit) for size in sizes)
         ]
         return torch.stack(losses).mean()
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -172,7 +173,35 @@ class Towers(nn.Module):
             sizes[name] = tuple(Input(**given) for given in sizes[name])
         return cls(Sizes(**sizes), Architecture(**said["architecture"]))
 
-    def last(self, item_BLD: Tensor, history: History) -> Tensor:
-        """User vectors [B, D] after the newest interaction of each history."""
-        vectors = self.user(item_BLD, history)
-        return vectors[torch.arange(len(vectors), device=vectors.device), history.lengths_B - 1]
+    def user_now(
+        self,
+        item_LD: np.ndarray,
+        gaps_L: np.ndarray | None,
+        events_L: np.ndarray | None,
+        profile: Mapping[str, np.ndarray],
+    ) -> np.ndarray:
+        """The vector of one user after the newest interaction of one history.
+
+        Args:
+            item_LD: float32, the vectors of the items taken, oldest first.
+            gaps_L: int64, `gap_buckets` of their times, where known.
+            events_L: int64, event codes, where known.
+            profile: encoded user features, feature name to [1, …].
+
+        Returns:
+            float32 [D].
+        """
+
+        def batched(values: np.ndarray | None) -> Tensor | None:
+            return None if values is None else torch.from_numpy(values)[None]
+
+        with torch.inference_mode():
+            item_BLD = torch.from_numpy(item_LD)[None]
+            history = History(
+                items_BL=torch.zeros(item_BLD.shape[:2], dtype=torch.int64),
+                lengths_B=torch.tensor([len(item_LD)]),
+                events_BL=batched(events_L),
+                gaps_BL=batched(gaps_L),
+                users={name: torch.from_numpy(values) for name, values in profile.items()},
+            )
+            return cast(np.ndarray, self.user(item_BLD, history)[0, -1].numpy())

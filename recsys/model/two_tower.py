@@ -63,9 +63,9 @@ class TwoTower(pl.LightningModule):
     def setup(self, stage: str) -> None:
         data: HistoryData = self.trainer.datamodule  # type: ignore[attr-defined]
         self.catalogue = Catalogue(data.item_codes, data.trained).to(self.device)
-        self.register_buffer("frequency_N", torch.from_numpy(data.frequency), persistent=False)
+        self.frequency_N = torch.from_numpy(data.frequency).to(self.device)
         if stage != "predict":
-            self.targets = {part: data.queries(part) for part in _PARTS[stage]}
+            self.asked = data.queries("test" if stage == "test" else "validation")
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
         history_BL, target_P = batch.history.items_BL, batch.target_P
@@ -94,7 +94,7 @@ class TwoTower(pl.LightningModule):
     on_predict_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: QueryBatch, batch_idx: int) -> None:
-        self._measure(batch, "validation")
+        self._measure(batch, "val")
 
     def test_step(self, batch: QueryBatch, batch_idx: int) -> None:
         self._measure(batch, "test")
@@ -107,17 +107,16 @@ class TwoTower(pl.LightningModule):
         vectors = self.towers.user(F.embedding(batch.history.items_BL, self.item_ND), batch.history)
         return vectors.flatten(0, 1)[batch.position_Q]
 
-    def _measure(self, batch: QueryBatch, part: str) -> None:
+    def _measure(self, batch: QueryBatch, prefix: str) -> None:
         """Full ranking over all items, what the user has seen left out; see recsys.evaluate for the whole report."""
         query_PD = self._queries(batch)
-        asked = self.targets[part].take(batch.query_Q.cpu().numpy())
+        asked = self.asked.take(batch.query_Q.cpu().numpy())
         score_QN = query_PD @ self.item_ND.T
         seen = self.trainer.datamodule.seen(asked)  # type: ignore[attr-defined]
         score_QN[tuple(torch.from_numpy(place).to(self.device) for place in seen)] = -torch.inf
         ndcg, hit = _ndcg_and_hit(score_QN.topk(min(K, score_QN.shape[1])).indices, asked)
-        short = "val" if part == "validation" else part
-        self.log(f"{short}_ndcg@{K}", ndcg, prog_bar=True, on_epoch=True, batch_size=len(asked))
-        self.log(f"{short}_hit@{K}", hit, on_epoch=True, batch_size=len(asked))
+        self.log(f"{prefix}_ndcg@{K}", ndcg, prog_bar=True, on_epoch=True, batch_size=len(asked))
+        self.log(f"{prefix}_hit@{K}", hit, on_epoch=True, batch_size=len(asked))
 
     def configure_optimizers(self) -> Any:
         fused = self.device.type in ("cpu", "cuda")
@@ -135,9 +134,6 @@ class TwoTower(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["towers"] = self.towers.config()
-
-
-_PARTS = {"fit": ("validation",), "validate": ("validation",), "test": ("test",)}
 
 
 def _ndcg_and_hit(top_QK: Tensor, asked: Queries) -> tuple[Tensor, Tensor]:

@@ -25,9 +25,14 @@ RUN = $(VENV)/.with-run-$(FAISS)-$(KEY)
 DEV = $(VENV)/.with-dev-$(FAISS)-$(KEY)
 PEERS = $(PEERS_VENV)/.with-$(shell cksum benchmarks/peers/requirements.txt | cut -d' ' -f1)
 
-# Of what pip says, the lines that show it is moving.
+# Of what pip says, what shows that it moves: on a terminal one line that changes, elsewhere the large downloads.
 progress = while IFS= read -r line; do case $$line in \
-	*Downloading*|*Collecting*|"Installing collected"*) printf '  %.100s\n' "$${line\#"$${line%%[! ]*}"}";; esac; done
+	*Collecting\ *) line=$${line\#*Collecting }; if test -t 1; then \
+		printf '\r\033[K  %s' "$${line%%[^a-zA-Z0-9_.-]*}"; fi;; \
+	*Downloading\ *\ MB\)) if test ! -t 1; then printf '  %s\n' "$${line\#*Downloading }"; fi;; \
+	"Installing collected"*) if test -t 1; then printf '\r\033[K'; fi; \
+		set -- $$line; printf '  unpacking %d packages …\n' "$$(($$\# - 3))";; \
+	esac; done
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export RAY_USAGE_STATS_ENABLED ?= 0
@@ -108,7 +113,7 @@ define install
 	echo "Installing recsys[$(1)]"
 	rm -f $(VENV)/.with-*
 	$(VENV)/bin/pip uninstall -q -y faiss-$(OTHER_FAISS) 2>/dev/null
-	began=$$SECONDS; $(VENV)/bin/pip install --constraint constraints.txt -e '.[$(1)]' | $(progress); \
+	began=$$SECONDS; $(VENV)/bin/pip install --no-compile --constraint constraints.txt -e '.[$(1)]' | $(progress); \
 	echo "  took $$((SECONDS - began)) s"
 	touch $(2)
 endef
@@ -124,5 +129,5 @@ $(DEV):
 
 $(PEERS): benchmarks/peers/requirements.txt
 	@$(call make_venv,$(PEERS_VENV))
-	@$(PEERS_VENV)/bin/pip install -r benchmarks/peers/requirements.txt | $(progress)
+	@$(PEERS_VENV)/bin/pip install --no-compile -r benchmarks/peers/requirements.txt | $(progress)
 	@touch $@

@@ -39,7 +39,8 @@ def test_searching_and_measuring_run_without_torch(package):
     program = (
         "import sys, pkgutil, importlib\n"
         f"package = importlib.import_module({package!r})\n"
-        "for each in pkgutil.iter_modules(package.__path__): importlib.import_module(f'{package.__name__}.{each.name}')\n"
+        "for module in pkgutil.iter_modules(package.__path__):\n"
+        "    importlib.import_module(f'{package.__name__}.{module.name}')\n"
         "sys.exit('imported torch' if 'torch' in sys.modules else 0)"
     )
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)

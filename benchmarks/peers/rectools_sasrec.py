@@ -1,13 +1,13 @@
 """Times RecTools' SASRec on MovieLens 1M: the peer that our training speed is measured against.
 
-RecTools wants numpy 1.26 and pytorch-lightning 2.5, so this runs with the interpreter of an environment of its own, which
-`make benchmarks-peers` makes, and imports nothing of ours:
+RecTools wants numpy 1.26 and pytorch-lightning 2.5, so this runs with the interpreter of an environment of its own,
+which `make benchmarks-peers` makes, and imports nothing of ours:
 
     RECSYS_DATA_DIR=… .venv-peers/bin/python benchmarks/peers/rectools_sasrec.py --epochs 2
 
 The last line of standard output is one JSON object (progress and warnings go to standard error):
 
-    seconds_per_epoch     mean wall time of the epochs after the first, which warms up; of the first where it is the only one
+    seconds_per_epoch     mean wall time of the epochs after the first, which warms up; the first's if alone
     epoch_seconds         wall time of every epoch, first one included
     positions             real (unpadded) targets in one epoch
     positions_per_second  positions / seconds_per_epoch
@@ -16,8 +16,8 @@ The last line of standard output is one JSON object (progress and warnings go to
     settings              what was trained: sizes, loss, precision, threads
     versions              rectools, torch, pytorch_lightning, numpy, python
 
-Data are `ml-1m/ratings.dat` under RECSYS_DATA_DIR, sorted by time with a stable sort, each user's last two interactions held
-out. Loss is the full softmax over all items, as RecTools computes it: over padded positions, too.
+Data are `ml-1m/ratings.dat` under RECSYS_DATA_DIR, sorted by time with a stable sort, each user's last two interactions
+held out. Loss is the full softmax over all items, as RecTools computes it: over padded positions, too.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from recsys.evaluate.metrics import Mean
 
 SLICE_K = 10
 HEAD_SHARE = 0.8  # the most popular items that make up this share of training are the head, the others the tail
-_CELLS = 1 << 21  # scores ranked at a time: 8 MB, which a core's cache nearly holds
+_CELLS = 1 << 20  # scores ranked at a time: 4 MB, which stays in a core's cache
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 # Declared, and yet imported nowhere: who needs it.
 NEEDED_UNSEEN = {
-    "jsonargparse": "Lightning's command line",
     "tensorboard": "Lightning's TensorBoardLogger",
 }
 # Commands of `dev`, not libraries.

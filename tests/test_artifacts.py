@@ -30,9 +30,13 @@ def test_equal_artefacts_have_equal_digests_and_others_have_not(tmp_path):
 
 
 def test_a_block_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError, match="half way"), writing(tmp_path / "x", "thing", 1) as draft:
-        (draft.path / "a.txt").write_text("a")
-        raise RuntimeError("half way")
+    def fail():
+        with writing(tmp_path / "x", "thing", 1) as draft:
+            (draft.path / "a.txt").write_text("a")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 

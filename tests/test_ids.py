@@ -1,3 +1,4 @@
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ def test_rows_and_ids_stand_for_each_other():
     assert [ids.row("b"), ids.row("a"), ids.row("007"), ids.row("7")] == [0, 1, 2, None]
     assert ids.rows(["a", "x", "b"]).tolist() == [1, -1, 0]
     assert ids.rows(pa.array(["a", None, "b"])).tolist() == [1, -1, 0]
-    assert ids.ids([2, 0, 0]) == ["007", "b", "b"]
+    assert ids.ids(np.array([2, 0, 0])) == ["007", "b", "b"]
     assert ids.id(1) == "a"
 
 
@@ -31,7 +32,7 @@ def test_every_id_comes_back_as_it_went_in(tmp_path_factory, values):
     ids = IdMap.of(values)
     ids.save(path)
     loaded = IdMap.load(path)
-    assert loaded.ids(range(len(values))) == values
+    assert loaded.ids(np.arange(len(values))) == values
     assert loaded.rows(values).tolist() == list(range(len(values)))
     assert loaded.digest == ids.digest
 
@@ -51,7 +52,7 @@ def test_the_digest_sees_where_one_id_ends_and_the_next_begins():
 def test_a_map_grows_only_at_its_end(old, new):
     grown = IdMap(pa.array(old, pa.int64())).appended(pa.array(new, pa.int64()))
     fresh = list(dict.fromkeys(value for value in new if value not in set(old)))
-    assert grown.ids(range(len(grown))) == [*old, *fresh]
+    assert grown.array.to_pylist() == [*old, *fresh]
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,9 @@ def prepare(tables: Tables, out: Path, *, max_rejected: float = 0.01) -> Dataset
 def summary(dataset: Dataset) -> str:
     """What `prepare` counted, as a small table."""
     counts = dataset.manifest.content["counts"]
-    lines: list[tuple[str, Any]] = [(str(dataset.path), "")]
-    lines += [(f"  {name.replace('_', ' ')}", counts[name]) for name in counts if isinstance(counts[name], int)]
+    lines: list[tuple[str, Any]] = [
+        (f"  {name.replace('_', ' ')}", counts[name]) for name in counts if isinstance(counts[name], int)
+    ]
     for group in ("rejected", "values_not_read"):
         lines.append((f"  {group.replace('_', ' ')}", sum(counts[group].values())))
         lines += [(f"    {reason}", number) for reason, number in counts[group].items()]
@@ -80,7 +81,7 @@ def summary(dataset: Dataset) -> str:
         lines += zip(("  from", "  to"), said, strict=True)
     texts = [(name, f"{value:,}" if isinstance(value, int) else value) for name, value in lines]
     left, right = (max(len(line[side]) for line in texts) for side in (0, 1))
-    return "\n".join(f"{name.ljust(left)}  {value.rjust(right)}".rstrip() for name, value in texts)
+    return "\n".join([str(dataset.path), *(f"{name.ljust(left)}  {value.rjust(right)}" for name, value in texts)])
 
 
 def _prepare(tables: Tables, into: Path, max_rejected: float, quarantine: Quarantine) -> dict[str, Any]:

@@ -1,0 +1,38 @@
+import csv
+import itertools
+
+import pytest
+
+from recsys.data.prepare import prepare
+from recsys.data.sources import Csv, Tables
+
+PLAIN = {"user": "user", "item": "item", "time": "time"}
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Prepares rows of text, as CSV files with the given columns."""
+    numbers = itertools.count()
+
+    def make(
+        rows, columns=("user", "item", "time"), declared=PLAIN, max_rejected=1.0, items=None, users=None, out=None
+    ):
+        folder = tmp_path / f"prepared-{next(numbers)}"
+        folder.mkdir()
+
+        def table(name, columns, rows):
+            with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
+                csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+            return Csv(str(folder / f"{name}.csv"))
+
+        schema, sources = {"interactions": declared}, [table("log", columns, rows)]
+        for name, said in (("items", items), ("users", users)):
+            if said is not None:
+                entity_columns, features, entity_rows = said
+                schema[name] = {"id": entity_columns[0], "features": features}
+                sources.append(table(name, entity_columns, entity_rows))
+            else:
+                sources.append(None)
+        return prepare(Tables(schema, *sources), out or folder / "dataset", max_rejected=max_rejected)
+
+    return make

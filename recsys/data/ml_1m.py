@@ -23,7 +23,8 @@ MD5 = {  # of the files as published
     "users.dat": "681c0711d0d4548cd3d4718a49c2dcd8",
 }
 _SECONDS = 10.0
-# The wheel names films by title, in the order of their published ids; these ids up to 3952 were never given.
+# The wheel names films by title, in the order of their published ids; these ids were never given.
+_LAST_FILM = 3952
 _NO_FILM = """
     91 221 323 622 646 677 686 689 740 817 883 995 1048 1072 1074 1182 1195 1229 1239 1338 1402 1403 1418 1435
     1451 1452 1469 1478 1481 1491 1492 1505 1506 1512 1521 1530 1536 1540 1560 1576 1607 1618 1634 1637 1638 1691
@@ -145,7 +146,7 @@ def _rebuild(wheel: Path, folder: Path) -> None:
             return said.removeprefix("1m_")
 
         films = lines("item")
-        given = sorted(set(range(1, 3953)) - {int(number) for number in _NO_FILM.split()})
+        given = sorted(set(range(1, _LAST_FILM + 1)) - {int(number) for number in _NO_FILM.split()})
         number_of = {film[0]: number for film, number in zip(films, given, strict=True)}
         movies = [
             f"{number_of[title]}::{_MENDED_TITLES.get(title, title)}::{genres.replace(' ', '|')}\n"

@@ -96,7 +96,7 @@ class _Log:
             clusters = self._clusters(users, favourite, last, following, random.random(number, dtype=np.float32))
             # Zipf with exponent 1 by its inverse distribution: rank r is drawn with density 1 / r.
             size = (self.items - clusters + self.clusters - 1) // self.clusters
-            items = clusters + self.clusters * (np.power(size, random.random(number)).astype(np.int32) - 1)
+            items = clusters + self.clusters * (np.power(size + 1, random.random(number)).astype(np.int32) - 1)
             times = (START + age * DAYS * 86_400_000).astype(np.int64)
             bought = random.random(number, dtype=np.float32) < BUY
             drawn = {

@@ -224,6 +224,7 @@ def _ranked(
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """The place of every target int64 [T], and for each k how often each item is recommended int64 [N]."""
     name, num_items = type(scorer).__name__, dataset.num_items
+    depth = max(ks[-1], SLICE_K)
     size = batch_size or max(1, min(1024, _CELLS // num_items))
     places = np.empty(len(queries.targets), dtype=np.int64)
     recommended = [np.zeros(num_items, dtype=np.int64) for _ in ks]
@@ -241,11 +242,10 @@ def _ranked(
                 scores[query, dataset.items[position]] = -np.inf
             owner = _owner(batch)
             scores[owner, batch.targets] = np.nextafter(scores[owner, batch.targets], np.float32(-np.inf))
-            top = top_k(scores, ks[-1])
+            top = top_k(scores, depth)
+            found = metrics.places(top, owner, batch.targets)
             first = queries.target_offsets[start]
-            places[first : first + len(owner)] = np.where(
-                (found := metrics.places(top, owner, batch.targets)) < top.shape[1], found, ks[-1]
-            )
+            places[first : first + len(owner)] = np.where(found < top.shape[1], found, depth)
             for k, lists in zip(ks, recommended, strict=True):
                 rows = top[:, :k]
                 lists += np.bincount(rows[rows >= 0], minlength=num_items)

@@ -7,24 +7,19 @@ the load are parsed here, by the same models and methods that FastAPI documents;
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, MutableMapping
+from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
+from starlette.types import Receive, Scope, Send
+
+from recsys.recommender import Answer
 
 from .api import documented
-from .problems import PROBLEM_TYPE, Refusal, refusal_of
+from .problems import PROBLEM_TYPE, Refusal, refusal_of, request_id_of
 from .schemas import JSON_TYPE, bounded, encode
 from .service import Service
-
-if TYPE_CHECKING:
-    from recsys.recommender import Answer
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 USERS, ITEMS, RECOMMENDATIONS, SIMILAR = "/v1/users/", "/v1/items/", "/recommendations", "/similar"
 MAX_PARAMETERS = 16
@@ -49,7 +44,7 @@ class Application:
         if scope["type"] != "http":
             await self._api(scope, receive, send)
             return
-        request_id = _request_id(scope["headers"])
+        request_id = request_id_of(scope["headers"])
         scope["request_id"] = request_id
         answering = self._hot(scope, receive)
         if answering is None:
@@ -162,12 +157,3 @@ def _named(what: str, value: str) -> str:
     if not value:
         raise Refusal(404, f"the address names no {what}; put its id there, with a / in it written %2F")
     return value
-
-
-def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
-    for name, value in headers:
-        if name == b"x-request-id" and 0 < len(value) <= 128 and value.isascii():
-            text = value.decode("ascii")
-            if text.isprintable():
-                return text
-    return uuid.uuid4().hex

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import uuid
+from collections.abc import Iterable
 from http import HTTPStatus
 
 import orjson
 from pydantic import ValidationError
 
-from recsys.recommender import RequestError, UnknownItem
-
 PROBLEM_TYPE = "application/problem+json"
+MAX_REQUEST_ID = 128
 SHOWN = 10  # faults listed in one document: more helps nobody and makes a large answer of a small request
 
 log = logging.getLogger(__name__)
@@ -60,10 +61,6 @@ def refusal_of(error: Exception, request_id: str) -> Refusal:
         return error
     if isinstance(error, ValidationError):
         return invalid(error)
-    if isinstance(error, UnknownItem):
-        return Refusal(404, _text(error))
-    if isinstance(error, RequestError):
-        return Refusal(422, _text(error))
     log.error("request %s failed", request_id, exc_info=error)
     return Refusal(500, f"the service failed on this request; its log names the cause under request id {request_id}")
 
@@ -90,5 +87,11 @@ def _shown(value: object) -> str:
     return f"{text}…" if isinstance(value, str) and len(value) > 60 else text
 
 
-def _text(error: Exception) -> str:
-    return str(error.args[0]) if error.args else type(error).__name__
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The caller's X-Request-ID where it is short and printable, else a new one."""
+    for name, value in headers:
+        if name == b"x-request-id" and 0 < len(value) <= MAX_REQUEST_ID and value.isascii():
+            text = value.decode("ascii")
+            if text.isprintable():
+                return text
+    return uuid.uuid4().hex

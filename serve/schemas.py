@@ -6,13 +6,15 @@ import difflib
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from recsys.ids import Id
-from recsys.recommender import Answer, Event
+
+if TYPE_CHECKING:
+    from recsys.recommender import Answer
 
 JSON_TYPE = "application/json"
 MAX_ID_LENGTH = 512
@@ -32,7 +34,7 @@ class Closed(BaseModel):
             for key in said:
                 if key not in cls.model_fields:
                     name, valid = str(key)[:80], list(cls.model_fields)
-                    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+                    near = difflib.get_close_matches(name.lower(), valid, n=1, cutoff=0.5)
                     meant = f"; did you mean {near[0]!r}?" if near else ""
                     raise ValueError(f"there is no {name!r}{meant} (valid: {', '.join(valid)})")
         return said
@@ -91,10 +93,6 @@ class HistoryEntry(Closed):
     )
     event: str | None = Field(None, max_length=MAX_ID_LENGTH, description="what happened: view, cart, buy, …")
 
-    def event_of(self) -> Event:
-        """The same, as the Recommender takes it."""
-        return Event(self.item_id, self.timestamp, self.event)
-
 
 HistoryItem = Annotated[HistoryEntry, BeforeValidator(_entry, json_schema_input_type=str | int | HistoryEntry)]
 
@@ -122,7 +120,10 @@ class RecommendBody(Closed):
     exclude: list[ExternalId] = []
     include_seen: bool = Field(False, description="whether items of the history and seen ones may come back")
     filter: dict[str, Any] | None = Field(
-        None, max_length=MAX_FILTERS, description="attribute → value, or a list of values of which one must match"
+        None,
+        max_length=MAX_FILTERS,
+        description="attribute → clause: a value, a list of values of which any will do, "
+        "or an object of equals, in, contains, gt, gte, lt, lte and not",
     )
 
 

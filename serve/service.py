@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from recsys.recommender import Answer, Event, Recommender, RequestError, UnknownItem
 
 from .problems import Refusal
 from .schemas import Limits, RecommendBody, SimilarQuery, UserQuery
-
-if TYPE_CHECKING:
-    from recsys.recommender import Answer, Recommender
 
 
 class Service:
@@ -43,7 +43,9 @@ class Service:
 
     async def for_user(self, user_id: str, query: UserQuery) -> Answer:
         """The top k for a user the bundle knows; for others the popular items."""
-        return self._ready().recommend(user_id=user_id, k=query.k, include_seen=query.include_seen)
+        recommender = self._ready()
+        with _refused():
+            return recommender.recommend(user_id=user_id, k=query.k, include_seen=query.include_seen)
 
     async def for_request(self, body: RecommendBody) -> Answer:
         """The top k for a user, a history, or both, with items left out and filters."""
@@ -52,19 +54,22 @@ class Service:
         def work() -> Answer:
             return recommender.recommend(
                 user_id=body.user_id,
-                history=[entry.event_of() for entry in body.history],
+                history=[Event(entry.item_id, entry.timestamp, entry.event) for entry in body.history],
                 k=body.k,
                 exclude=body.exclude,
                 include_seen=body.include_seen,
                 filter=body.filter,
             )
 
-        # A history runs the user tower and a filter may scan the catalogue: milliseconds, so not on the event loop.
-        return await self._on_thread(work) if body.history or body.filter else work()
+        with _refused():
+            # A history runs the user tower and a filter scans the catalogue: milliseconds, so not on the event loop.
+            return await self._on_thread(work) if body.history or body.filter else work()
 
     async def similar_to(self, item_id: str, query: SimilarQuery) -> Answer:
         """The k items nearest to an item."""
-        return self._ready().similar(item_id, k=query.k)
+        recommender = self._ready()
+        with _refused():
+            return recommender.similar(item_id, k=query.k)
 
     async def about_bundle(self) -> dict[str, Any]:
         """What the bundle in use says of itself."""
@@ -105,3 +110,13 @@ class Service:
             ) from None
         finally:
             self._waiting -= 1
+
+
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    try:
+        yield
+    except UnknownItem as error:
+        raise Refusal(404, str(error)) from None
+    except RequestError as error:
+        raise Refusal(422, str(error)) from None

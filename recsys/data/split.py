@@ -57,6 +57,8 @@ class TimeSplit:
         test = self._moment(times, self.test, 0.0)
         share = self.test if isinstance(self.test, float) else float(np.mean(times >= test))
         validation = self._moment(times, self.validation, share)
+        if isinstance(self.validation, float):
+            validation = min(validation, test)  # the moment of the first interaction of the test period may be later
         if validation > test:
             raise ValueError(f"validation starts at {self.validation}, after test at {self.test}; swap them")
         return Cuts(_first_not(dataset, times < validation), _first_not(dataset, times < test))

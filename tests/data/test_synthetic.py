@@ -39,12 +39,10 @@ def test_the_next_item_comes_from_the_cluster_that_the_structure_says():
     order = np.argsort(users, kind="stable")
     follows = np.diff(users[order]) == 0
     before, after = clusters[order][:-1][follows], clusters[order][1:][follows]
-    by_liking = 1 - STAY - FOLLOW  # the favourite may be the same cluster, too
+    half = (1 - STAY - FOLLOW) / 2  # the favourite may be the same cluster, too
     moved = shop.following[before] != before
-    assert np.mean(after[moved] == before[moved]) == pytest.approx(STAY + by_liking / 2, abs=by_liking / 2)
-    assert np.mean(after[moved] == shop.following[before][moved]) == pytest.approx(
-        FOLLOW + by_liking / 2, abs=by_liking / 2
-    )
+    assert np.mean(after[moved] == before[moved]) == pytest.approx(STAY + half, abs=half)
+    assert np.mean(after[moved] == shop.following[before][moved]) == pytest.approx(FOLLOW + half, abs=half)
 
 
 def test_popularity_within_a_cluster_falls_as_one_over_rank():

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from recsys.data.history import GAP_BUCKETS, History
 from recsys.data.vocabulary import UNKNOWN, Input
 from recsys.model.features import FeatureSum
-from recsys.model.sequence import Transformer
+from recsys.model.sequence import Dropout, Transformer
 
 ITEM_ID = ""  # a declared feature always has a name
 
@@ -115,7 +115,7 @@ class UserTower(nn.Module):
         super().__init__()
         dimension = architecture.dimension
         self.unit = architecture.unit
-        self.dropout = nn.Dropout(architecture.dropout)
+        self.dropout = Dropout(architecture.dropout)
         self.position = nn.Embedding(architecture.max_length, dimension)
         self.event = nn.Embedding(sizes.num_events, dimension) if sizes.num_events > 1 else None
         self.gap = nn.Embedding(GAP_BUCKETS, dimension) if sizes.has_times and architecture.use_times else None

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_ROWS = 1 << 20
+_ROWS = 1 << 22
 
 
 class GrowingIds:

@@ -30,12 +30,18 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
+        elif self._said > self._started:
+            self._say()
 
     def add(self, rows: int) -> None:
         """Notes that more rows were read."""
         self._rows += rows
         if self._bar is not None:
             self._bar.update(rows)
-        elif (now := time.monotonic()) - self._said > _SECONDS:
-            self._said = now
-            print(f"{self._what}: {self._rows:,} rows read in {now - self._started:.0f} s", file=sys.stderr, flush=True)
+        elif time.monotonic() - self._said > _SECONDS:
+            self._say()
+
+    def _say(self) -> None:
+        self._said = time.monotonic()
+        seconds = self._said - self._started
+        print(f"{self._what}: {self._rows:,} rows read in {seconds:.0f} s", file=sys.stderr, flush=True)

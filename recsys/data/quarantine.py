@@ -51,10 +51,6 @@ class Quarantine:
     def close(self) -> None:
         self._writer.close()
 
-    @property
-    def total(self) -> int:
-        return self.counts.total()
-
 
 def as_text(columns: pa.RecordBatch) -> list[str]:
     """Rows as JSON, one text a row; values JSON has not become their text."""

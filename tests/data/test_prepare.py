@@ -276,6 +276,7 @@ def test_the_summary_lines_up_what_was_counted(prepared, capsys):
     printed = capsys.readouterr().out
     assert printed.strip() == summary(dataset).strip()
     assert "\n  interactions                         1\n" in printed
+    assert "\n  interactions read                    3\n" in printed
     assert "\n  rejected                             2\n" in printed
     assert "\n    duplicate                          1\n" in printed
     assert "1970-01-01 00:00:01" in printed

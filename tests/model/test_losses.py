@@ -1,0 +1,240 @@
+"""Losses against PyTorch's own, against values worked out by hand, and against what they tend to."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, normalize
+
+from recsys.model import losses
+from recsys.model.losses import (
+    FullSoftmax,
+    SampledSoftmax,
+    full_softmax,
+    mixed_log_expected_count,
+    prefixes,
+    sampled_softmax,
+)
+
+
+def problem(positions=37, items=53, dimension=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(positions, dimension, generator=generator, requires_grad=True)
+    item = torch.randn(items, dimension, generator=generator, requires_grad=True)
+    return query, item, torch.randint(items, (positions,), generator=generator)
+
+
+def value_and_gradients(loss, query, item):
+    value = loss(query, item)
+    return value.detach(), *torch.autograd.grad(value, (query, item))
+
+
+@pytest.fixture(params=["one chunk", "many chunks, the last one short"])
+def chunks(request, monkeypatch):
+    if request.param != "one chunk":
+        monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", 53 * 16)  # 37 positions: 16, 16 and 5
+
+
+@pytest.mark.usefixtures("chunks")
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_full_softmax_is_cross_entropy_in_value_and_gradients(scale):
+    query, item, target = problem()
+    ours = value_and_gradients(lambda q, v: full_softmax(q, v, target, scale), query, item)
+    torchs = value_and_gradients(lambda q, v: cross_entropy(scale * q @ v.T, target), query, item)
+    for got, expected in zip(ours, torchs, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("chunks")
+def test_full_softmax_in_bfloat16_is_near_and_answers_in_float32():
+    query, item, target = problem()
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = value_and_gradients(lambda q, v: full_softmax(q, v, target), query, item)
+    exact = value_and_gradients(lambda q, v: cross_entropy(q @ v.T, target), query, item)
+    for got, expected in zip(ours, exact, strict=True):
+        assert got.dtype == torch.float32
+        assert (got - expected).norm() < 0.02 * expected.norm()
+
+
+def test_full_softmax_passes_on_the_gradient_that_it_is_given():
+    query, item, target = problem()
+    halved = value_and_gradients(lambda q, v: 0.5 * full_softmax(q, v, target), query, item)
+    whole = value_and_gradients(lambda q, v: full_softmax(q, v, target), query, item)
+    for half, full in zip(halved, whole, strict=True):
+        torch.testing.assert_close(half, 0.5 * full)
+
+
+def test_full_softmax_of_scores_far_apart_is_finite_and_still_pulls():
+    query = torch.tensor([[200.0]], requires_grad=True)
+    loss = full_softmax(query, torch.tensor([[1.0], [-1.0]]), torch.tensor([1]))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert loss > 80
+    assert query.grad.item() == pytest.approx(2.0)  # p₀·1 − (1 − p₁)·(−1), with p₀ = 1
+
+
+# A case worked out by hand. The query scores the items 0, 1 and 2 with ln 1, ln 2 and ln 3; item 0 is the target.
+QUERY, ITEMS, TARGET = torch.tensor([[1.0]]), torch.tensor([[0.0], [math.log(2)], [math.log(3)]]), torch.tensor([0])
+
+
+def test_full_softmax_by_hand():
+    assert full_softmax(QUERY, ITEMS, TARGET).item() == pytest.approx(math.log(6))  # 1 / (1 + 2 + 3)
+
+
+def test_sampled_softmax_by_hand():
+    negative = torch.tensor([1, 2, 2, 0])
+    # Four uniform draws of three items: each is expected 4/3 times, so a draw counts 3/4. The hit on the target is
+    # masked: 1 + 3/4 · (2 + 3 + 3) = 7.
+    log_count = mixed_log_expected_count(
+        negative, num_items=3, uniform=4, in_batch=0, frequency_N=torch.tensor([0.2, 0.3, 0.5])
+    )
+    assert log_count.exp().tolist() == pytest.approx([4 / 3] * 4)
+    loss = sampled_softmax(QUERY, ITEMS[TARGET], TARGET, ITEMS[negative], negative, log_count)
+    assert loss.item() == pytest.approx(math.log(7))
+
+
+def test_expected_counts_of_mixed_draws_by_hand():
+    log_count = mixed_log_expected_count(
+        torch.tensor([0, 2]), num_items=4, uniform=8, in_batch=10, frequency_N=torch.tensor([0.5, 0.2, 0.3, 0.0])
+    )
+    assert log_count.exp().tolist() == pytest.approx([8 / 4 + 10 * 0.5, 8 / 4 + 10 * 0.3])
+
+
+def test_draws_that_hit_the_target_count_for_nothing():
+    negative = torch.tensor([0, 0, 0])
+    loss = sampled_softmax(QUERY, ITEMS[TARGET], TARGET, ITEMS[negative], negative, torch.zeros(3))
+    assert loss.item() == 0.0
+    query, item, target = problem()
+    negative = torch.cat([target[:1], torch.arange(20)])
+    alone = sampled_softmax(query[:1], item[target[:1]], target[:1], item[20:], torch.arange(20, 53), torch.zeros(33))
+    kept = sampled_softmax(
+        query[:1], item[target[:1]], target[:1],
+        item[torch.cat([target[:1], torch.arange(20, 53)])], torch.cat([target[:1], torch.arange(20, 53)]),
+        torch.cat([torch.tensor([-9.0]), torch.zeros(33)]),
+    )  # fmt: skip
+    torch.testing.assert_close(alone, kept)
+
+
+@pytest.mark.parametrize(("uniform", "in_batch"), [(1, 0), (0, 1), (0.5, 0.5)], ids=["uniform", "in-batch", "mixed"])
+def test_the_sampled_loss_tends_to_the_full_one_by_the_sign_and_size_of_its_correction(uniform, in_batch):
+    generator = torch.Generator().manual_seed(1)
+    query, item, target = problem(positions=16, items=40, dimension=6, seed=2)
+    popularity = torch.arange(1, 41.0) ** -1.0
+    frequency = popularity / popularity.sum()
+    exact = full_softmax(query, item, target).item()
+
+    def errors(draws):
+        """Of one estimate: as it is, without the correction, and with its sign turned round."""
+        even, popular = int(uniform * draws), int(in_batch * draws)
+        negative = torch.cat(
+            [
+                torch.randint(40, (even,), generator=generator),
+                torch.multinomial(frequency, max(1, popular), replacement=True, generator=generator)[:popular],
+            ]
+        )
+        log_count = mixed_log_expected_count(
+            negative, num_items=40, uniform=even, in_batch=popular, frequency_N=frequency
+        )
+        return [
+            abs(sampled_softmax(query, item[target], target, item[negative], negative, said).item() - exact)
+            for said in (log_count, torch.zeros_like(log_count), -log_count)
+        ]
+
+    few, some, many = (torch.tensor([errors(draws) for _ in range(8)]).mean(0) for draws in (40, 1_000, 25_000))
+    assert few[0] > 2 * some[0] > 4 * many[0]  # 25 draws for each: five times nearer, and twice at the least
+    assert many[0] < 0.02
+    assert many[1] > 1  # without it: off by log of the number of draws an item
+    assert many[2] > many[1] + 1
+
+
+def test_the_size_of_the_in_batch_correction_is_popularity_not_just_any_number():
+    """A constant would take the number of draws out; only log Q takes popularity out."""
+    generator = torch.Generator().manual_seed(1)
+    query, item, target = problem(positions=16, items=40, dimension=6, seed=2)
+    popularity = torch.arange(1, 41.0) ** -1.5
+    frequency = popularity / popularity.sum()
+    negative = torch.multinomial(frequency, 50_000, replacement=True, generator=generator)
+    exact = full_softmax(query, item, target).item()
+    log_count = mixed_log_expected_count(negative, num_items=40, uniform=0, in_batch=50_000, frequency_N=frequency)
+    constant = torch.full_like(log_count, math.log(50_000 / 40))
+    right, flat = (
+        sampled_softmax(query, item[target], target, item[negative], negative, said).item() - exact
+        for said in (log_count, constant)
+    )
+    assert abs(right) < 0.02
+    assert abs(flat) > 10 * abs(right)
+
+
+def test_gradients_of_the_sampled_loss_tend_to_those_of_the_full_one():
+    query, item, target = problem(positions=16, items=30, dimension=4)
+    negative = torch.randint(30, (50_000,), generator=torch.Generator().manual_seed(0))
+    log_count = torch.full((50_000,), math.log(50_000 / 30))
+
+    def sampled(q, v):
+        return sampled_softmax(q, v[target], target, v[negative], negative, log_count)
+
+    _, *ours = value_and_gradients(sampled, query, item)
+    _, *exact = value_and_gradients(lambda q, v: full_softmax(q, v, target), query, item)
+    for got, expected in zip(ours, exact, strict=True):
+        assert (got - expected).norm() < 0.05 * expected.norm()
+
+
+def test_draws_follow_what_they_are_corrected_for():
+    torch.manual_seed(0)
+    frequency = torch.tensor([0.6, 0.3, 0.0, 0.1])  # training never saw item 2
+    target = torch.tensor([0] * 6 + [1] * 3 + [3])  # a batch that is like the whole
+    loss = SampledSoftmax(uniform=30_000, in_batch=60_000)
+    drawn = loss.draw(target, frequency)
+    assert len(drawn) == 90_000
+    counts = torch.bincount(drawn, minlength=4)
+    assert counts[2] == 0
+    expected = loss.log_expected_count(torch.tensor([0, 1, 3]), frequency).exp()
+    assert expected.tolist() == pytest.approx([10_000 + 36_000, 10_000 + 18_000, 10_000 + 6_000])
+    torch.testing.assert_close(counts[[0, 1, 3]].float(), expected, rtol=0.03, atol=0)
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_prefixes_are_normalised_again_only_where_vectors_are_unit(unit):
+    vectors = normalize(torch.randn(5, 8), dim=-1) if unit else torch.randn(5, 8)
+    (cut,), (whole,) = prefixes((vectors,), 4, unit=unit), prefixes((vectors,), 8, unit=unit)
+    torch.testing.assert_close(whole, vectors, rtol=0, atol=0)
+    if unit:
+        torch.testing.assert_close(cut.norm(dim=-1), torch.ones(5))
+        torch.testing.assert_close(cut, normalize(vectors[:, :4], dim=-1))
+    else:
+        torch.testing.assert_close(cut, vectors[:, :4], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_a_matryoshka_loss_is_the_mean_over_its_prefixes(unit):
+    query, item, target = problem()
+    loss = FullSoftmax(temperature=0.5, matryoshka=[2, 4])
+    parts = [
+        cross_entropy(2 * q @ v.T, target) for q, v in (prefixes((query, item), size, unit=unit) for size in (8, 2, 4))
+    ]
+    torch.testing.assert_close(loss(query, item, target, None, None, unit=unit), torch.stack(parts).mean())
+
+
+@pytest.mark.parametrize("size", [0, -1, 8, 9])
+def test_a_prefix_that_is_none_is_refused(size):
+    with pytest.raises(ValueError, match=f"matryoshka has {size}, which is no prefix of 8 dimensions; leave it out"):
+        FullSoftmax(matryoshka=[4, size]).dimensions(8)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FullSoftmax(temperature=0), "temperature must be above 0, got 0"),
+        (lambda: SampledSoftmax(uniform=0), "uniform 0 and in_batch 0 draw no negatives; raise one of them"),
+        (lambda: SampledSoftmax(uniform=-1, in_batch=5), "uniform -1 and in_batch 5 draw no negatives"),
+    ],
+)
+def test_losses_that_cannot_be_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_sampled_loss_says_what_it_lacks():
+    query, item, target = problem()
+    with pytest.raises(ValueError, match="needs its negatives; draw them first"):
+        SampledSoftmax()(query, item, target, None, None, unit=False)

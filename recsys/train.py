@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,21 @@ from recsys.model.top_k import TopKWriter
 from recsys.model.two_tower import K, TwoTower
 
 METRIC = f"val_ndcg@{K}"
+EXAMPLES = """
+examples:
+  recsys fit --config configs/ml-1m.yaml
+  recsys fit --config configs/ml-1m.yaml --ckpt_path last --trainer.max_epochs 40
+  recsys fit --data.dataset demo/dataset --model.loss SampledSoftmax --model.loss.uniform 1024
+  recsys test --config configs/ml-1m.yaml --ckpt_path demo/run/best.ckpt
+  recsys predict --config configs/ml-1m.yaml --ckpt_path demo/run/best.ckpt --top_k.k 20
+"""
+_NOISE = (  # true of what we do on purpose, or of libraries between themselves; nothing a person here can act on
+    "LightningCLI's args parameter",
+    "Your `IterableDataset` has `__len__` defined",
+    "`isinstance\\(treespec, LeafSpec\\)`",
+    "The number of training batches",
+    "Checkpoint directory .* exists and is not empty",
+)
 
 
 class PlainProgress(pl.Callback):
@@ -89,15 +107,25 @@ def run(arguments: list[str]) -> None:
     Args:
         arguments: the subcommand and its options, as on the command line.
     """
-    TrainCLI(
-        TwoTower,
-        HistoryData,
-        args=arguments,
-        seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
-        auto_configure_optimizers=False,
-        parser_kwargs={"prog": "recsys"},
-    )
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's own calls
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: "Tip:" not in record.getMessage())
+    try:
+        TrainCLI(
+            TwoTower,
+            HistoryData,
+            args=arguments,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,
+            parser_kwargs={"prog": "recsys"},
+        )
+    except SystemExit:
+        if {"-h", "--help"} & set(arguments):  # the help ends the process; its own epilog would be wrapped
+            print(EXAMPLES, end="")
+        raise
 
 
 def bf16_pays() -> bool:

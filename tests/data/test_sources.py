@@ -25,17 +25,17 @@ def parquet_table(rows=ROWS):
     return pa.table([pa.array(column) for column in zip(*rows, strict=True)], names=NAMES)
 
 
-def sql_table(address):
+def sqlite(tmp_path):
+    address = f"sqlite:///{tmp_path / 'shop.db'}"
     engine = sqlalchemy.create_engine(address)
     with engine.begin() as connection:
-        connection.execute(sqlalchemy.text("DROP TABLE IF EXISTS recsys_test_log"))
-        connection.execute(sqlalchemy.text('CREATE TABLE recsys_test_log ("user" TEXT, item TEXT, time BIGINT)'))
+        connection.execute(sqlalchemy.text('CREATE TABLE log ("user" TEXT, item TEXT, time BIGINT)'))
         connection.execute(
-            sqlalchemy.text("INSERT INTO recsys_test_log VALUES (:user, :item, :time)"),
+            sqlalchemy.text("INSERT INTO log VALUES (:user, :item, :time)"),
             [dict(zip(NAMES, row, strict=True)) for row in ROWS],
         )
     engine.dispose()
-    return Sql(address, 'SELECT "user", item, time FROM recsys_test_log ORDER BY time', rows=2)
+    return Sql(address, 'SELECT "user", item, time FROM log ORDER BY time', rows=2)
 
 
 def csv_file(tmp_path):
@@ -92,14 +92,11 @@ def parquet_in_memory(tmp_path):
     return Parquet(f"memory://{tmp_path.name}")
 
 
-def sqlite(tmp_path):
-    return sql_table(f"sqlite:///{tmp_path / 'shop.db'}")
-
-
 def postgresql(tmp_path):
     if POSTGRES is None:
         pytest.skip("set RECSYS_TEST_POSTGRES to the address of a database, like postgresql+psycopg://user@host/test")
-    return sql_table(POSTGRES)
+    rows = ", ".join(f"('{user}', '{item}', {time})" for user, item, time in ROWS)
+    return Sql(POSTGRES, f'SELECT * FROM (VALUES {rows}) AS log("user", item, time) ORDER BY time', rows=2)
 
 
 MAKERS = [

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -199,8 +200,8 @@ def test_best_among_many_scores(columns: int) -> None:
     assert best(scores, columns)[1].tolist() == np.argsort(-scores, kind="stable")[:columns].tolist()
 
 
-def test_saved_and_mapped_it_answers_the_same(index: Index, tmp_path: object) -> None:
-    path = tmp_path / "index.faiss"  # type: ignore[operator]
+def test_saved_and_mapped_it_answers_the_same(index: Index, tmp_path: Path) -> None:
+    path = tmp_path / "index.faiss"
     index.save(path)
     opened = Index.load(path, num_items=NUM_ITEMS, dimension=DIMENSION)
     assert (opened.kind, opened.ntotal, opened.dimension) == (index.kind, NUM_ITEMS, DIMENSION)
@@ -222,34 +223,42 @@ def test_reconstruct_refuses_rows_outside(index: Index) -> None:
     ("num_items", "dimension", "message"),
     [(9, 4, "holds 10 vectors, expected 9; seal"), (10, 5, "has dimension 4, expected 5; seal")],
 )
-def test_an_index_of_another_size_is_refused(tmp_path: object, num_items: int, dimension: int, message: str) -> None:
-    path = tmp_path / "index.faiss"  # type: ignore[operator]
+def test_an_index_of_another_size_is_refused(tmp_path: Path, num_items: int, dimension: int, message: str) -> None:
+    path = tmp_path / "index.faiss"
     build(np.ones((10, 4), dtype=np.float32), Flat()).save(path)
     with pytest.raises(ArtifactError, match=f"index.faiss {message}"):
         Index.load(path, num_items=num_items, dimension=dimension)
 
 
-def test_an_index_of_another_metric_is_refused(tmp_path: object) -> None:
-    path = tmp_path / "index.faiss"  # type: ignore[operator]
+def test_an_index_of_another_metric_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "index.faiss"
     faiss.write_index(faiss.IndexFlatL2(4), str(path))
     with pytest.raises(ArtifactError, match=r"index\.faiss: the flat index has FAISS metric 1; build it for inner"):
         Index.load(path, num_items=0, dimension=4)
 
 
-def test_an_index_of_another_type_is_refused(tmp_path: object) -> None:
-    path = tmp_path / "index.faiss"  # type: ignore[operator]
+def test_an_index_of_another_type_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "index.faiss"
     faiss.write_index(faiss.IndexLSH(4, 8), str(path))
     with pytest.raises(ArtifactError, match="type IndexLSH is not supported"):
         Index.load(path, num_items=0, dimension=4)
 
 
 @pytest.mark.parametrize("content", [b"", b"not an index at all", None])
-def test_a_file_that_is_no_index_is_refused(tmp_path: object, content: bytes | None) -> None:
-    path = tmp_path / "index.faiss"  # type: ignore[operator]
+def test_a_file_that_is_no_index_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "index.faiss"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"index\.faiss cannot be read as a FAISS index .*seal again"):
         Index.load(path, num_items=0, dimension=4)
+
+
+def test_half_a_file_is_refused(index: Index, tmp_path: Path) -> None:
+    path = tmp_path / "index.faiss"
+    index.save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ArtifactError, match=r"index\.faiss cannot be read as a FAISS index"):
+        Index.load(path, num_items=NUM_ITEMS, dimension=DIMENSION)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ class Dropout(nn.Module):
         if not 0 <= share < 1:
             raise ValueError(f"dropout is {share}; choose at least 0 and below 1")
         self.share = share
-        self.dropped = round(share * 256)
+        self.dropped = min(255, round(share * 256))
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.dropped:

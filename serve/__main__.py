@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
+import socket
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from recsys.artifacts import ArtifactError
 
 from .local import QUIET, ray_serve, stop_signal
+from .settings import Settings
+
+LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
 
 EXAMPLES = """examples:
   python -m serve --registry registry
@@ -31,54 +39,76 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--registry", required=True, metavar="DIR", help="the registry folder")
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
+    parser.add_argument("--host", default=LOOPBACK, help="the address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="the port to listen on (default: %(default)s)")
     parser.add_argument("--replicas", type=int, default=1, help="processes that answer (default: %(default)s)")
     said = parser.parse_args(arguments)
-    if not Path(said.registry).is_dir():
-        parser.error(f"there is no registry at {said.registry}; make one with `recsys bundle seal` and `promote`")
-    if said.replicas < 1:
-        parser.error(f"--replicas must be 1 or more, got {said.replicas}")
-
-    # Imported before Ray, to refuse a bad setting before anything is started.
-    from .settings import Settings
-
-    settings = Settings(registry=str(Path(said.registry).resolve()), replicas=said.replicas)
-    address = f"http://{'127.0.0.1' if said.host == '0.0.0.0' else said.host}:{said.port}"
+    try:
+        settings = _checked(said)
+    except (ArtifactError, ValueError) as error:
+        parser.error(str(error))
     with ray_serve(said.host, said.port, num_cpus=said.replicas) as serve:
         from .app import build
 
         stop = stop_signal()
-        serve.run(build(settings), name="recsys", route_prefix="/", logging_config=QUIET)
-        if _wait_until_ready(address, stop):
-            _greet(address)
-            stop.wait()
+        try:
+            serve.run(build(settings), name="recsys", route_prefix="/", logging_config=QUIET)
+        except RuntimeError as error:
+            print(f"the service did not start: {error}", file=sys.stderr)
+            return 1
+        _greet(f"http://{LOOPBACK if said.host == EVERYWHERE else said.host}:{said.port}")
+        stop.wait()
     return 0
 
 
-def _wait_until_ready(address: str, stop: threading.Event, patience_s: float = 60) -> bool:
-    deadline = time.monotonic() + patience_s
-    while not stop.is_set():
+def _checked(said: argparse.Namespace) -> Settings:
+    """Refuses, before anything is started, what could not work."""
+    if said.replicas < 1:
+        raise ValueError(f"--replicas must be 1 or more, got {said.replicas}")
+    if not 1 <= said.port <= 65535:
+        raise ValueError(f"--port must be 1 to 65535, got {said.port}")
+    path = Path(said.registry).resolve()
+    if not path.is_dir():
+        raise ValueError(f"there is no registry at {said.registry}; make one with `recsys bundle seal --promote`")
+    from recsys.registry import Registry  # after what is quick to check: torch comes along
+
+    registry = Registry(path)
+    if registry.current is None:
+        raise ValueError(f"no bundle is live in {said.registry}; run `recsys bundle promote` first")
+    registry.manifest(registry.current)
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            with urllib.request.urlopen(f"{address}/readyz", timeout=2) as answer:
-                if answer.status == 200:
-                    return True
-        except (urllib.error.URLError, OSError) as error:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{address}/readyz does not answer within {patience_s:g} s ({error})") from error
-        time.sleep(0.05)
-    return False
+            tried.bind((said.host, said.port))
+        except OSError as error:
+            raise ValueError(f"{said.host}:{said.port} is taken or not ours ({error}); choose another --port") from None
+    return Settings(registry=str(path), replicas=said.replicas)
 
 
 def _greet(address: str) -> None:
+    """Says what to try, with an item that exists; that it answers shows that the way through the proxy is open."""
+    popular = _patiently(f"{address}/v1/users/1/recommendations?k=1")["items"]
+    item_id = quote(str(popular[0]["item_id"]), safe="") if popular else "1"
     for what, path in (
         ("recommendations", "/v1/users/1/recommendations?k=10"),
-        ("similar items", "/v1/items/1/similar?k=10"),
+        ("similar items", f"/v1/items/{item_id}/similar?k=10"),
         ("the bundle", "/v1/bundle"),
         ("documentation", "/docs"),
     ):
         print(f"{what:<16} {address}{path}")
     print("Ctrl-C stops it.", flush=True)
+
+
+def _patiently(address: str, patience_s: float = 60) -> Any:
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                return json.load(answer)
+        except (urllib.error.URLError, OSError) as error:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{address} does not answer within {patience_s:g} s ({error})") from error
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,226 @@
+"""Every route as documented: what it answers, and to what else documentation and behaviour agree."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+from recsys.recommender import Event, Recommender
+from serve.api import documented
+from serve.asgi import Application
+from serve.schemas import AnswerBody, Limits
+from serve.service import Service
+from tests.serve.asking import Reply, ask
+from tests.serve.stand_in import StandIn
+
+USER = "/v1/users/u3/recommendations"
+
+
+def test_a_user_gets_the_best_k_in_order_each_with_rank_score_and_attributes(app: Application) -> None:
+    reply = ask(app, "GET", f"{USER}?k=3")
+    assert reply.status == 200
+    assert reply.headers["content-type"] == "application/json"
+    assert int(reply.headers["content-length"]) == len(reply.body)
+    said = reply.json
+    assert list(said) == ["bundle", "strategy", "items"]
+    assert (said["bundle"], said["strategy"]) == ("toy-1", "personalised")
+    assert [item["rank"] for item in said["items"]] == [1, 2, 3]
+    assert [item["score"] for item in said["items"]] == sorted((i["score"] for i in said["items"]), reverse=True)
+    first = said["items"][0]
+    assert first["attributes"] == {"title": f"Item {first['item_id']}", "genres": ["Drama", "War"]}
+
+
+def test_k_is_10_unless_said(app: Application) -> None:
+    assert len(ask(app, "GET", USER).json["items"]) == 10
+    assert len(ask(app, "POST", "/v1/recommendations", {}).json["items"]) == 10
+
+
+@pytest.mark.parametrize(("said", "meant"), [("true", True), ("1", True), ("false", False), ("0", False)])
+def test_include_seen_is_handed_on(app: Application, stand_in: StandIn, said: str, meant: bool) -> None:
+    assert ask(app, "GET", f"{USER}?include_seen={said}").status == 200
+    assert stand_in.calls[-1]["include_seen"] is meant
+
+
+def test_a_body_is_handed_on_whole(app: Application, stand_in: StandIn) -> None:
+    history = [
+        "i 1",
+        7,
+        {"item_id": "ï2", "timestamp": 1_700_000_000.5, "event": "buy"},
+        {"item_id": "i/0", "timestamp": "2023-11-14T22:13:20Z"},
+        {"item_id": "i/3", "timestamp": "2023-11-14T23:13:20+01:00"},
+    ]
+    body = {"user_id": "u1", "history": history, "k": 4, "exclude": ["i 4", 9], "include_seen": True}
+    reply = ask(app, "POST", "/v1/recommendations", body)
+    assert reply.status == 200
+    assert stand_in.calls[-1] == {
+        "user_id": "u1",
+        "history": [
+            Event("i 1"),
+            Event(7),
+            Event("ï2", 1_700_000_000_500, "buy"),
+            Event("i/0", 1_700_000_000_000),
+            Event("i/3", 1_700_000_000_000),
+        ],
+        "k": 4,
+        "exclude": ["i 4", 9],
+        "include_seen": True,
+    }
+    assert reply.json["unknown_items"] == [7]
+    assert reply.json["strategy"] == "history"
+
+
+def test_an_unknown_user_gets_popular_items_and_the_strategy_says_so(app: Application) -> None:
+    assert ask(app, "GET", "/v1/users/nobody/recommendations").json["strategy"] == "popular"
+    assert ask(app, "POST", "/v1/recommendations", {"history": []}).json["strategy"] == "popular"
+
+
+@pytest.mark.parametrize("row", [0, 1, 2])
+def test_ids_with_slashes_spaces_and_unicode_are_found_by_their_address(app: Application, row: int) -> None:
+    item_id = ["i/0", "i 1", "ï2"][row]
+    reply = ask(app, "GET", f"/v1/items/{quote(item_id, safe='')}/similar?k=5")
+    assert (reply.status, reply.json["strategy"]) == (200, "similar")
+    assert item_id not in [item["item_id"] for item in reply.json["items"]]
+
+
+@pytest.mark.parametrize(
+    "user_id", ["a/b", "a b", "ü", "recommendations", "x/recommendations", "%2F", "..", "?", "u3#"]
+)
+def test_whatever_a_user_is_called_the_recommender_is_asked_for_that(
+    app: Application, stand_in: StandIn, user_id: str
+) -> None:
+    assert ask(app, "GET", f"/v1/users/{quote(user_id, safe='')}/recommendations").status == 200
+    assert stand_in.calls[-1]["user_id"] == user_id
+
+
+def test_the_bundle_health_and_readiness(app: Application, service: Service) -> None:
+    assert ask(app, "GET", "/v1/bundle").json == {"bundle": "toy-1", "about": {"items": 50}}
+    assert ask(app, "GET", "/healthz").json == {"status": "ok"}
+    assert ask(app, "GET", "/readyz").json == {"status": "ok"}
+    service.recommender = None
+    assert ask(app, "GET", "/healthz").status == 200
+    for method, target in [("GET", "/readyz"), ("GET", "/v1/bundle"), ("GET", USER), ("POST", "/v1/recommendations")]:
+        reply = ask(app, method, target, {})
+        assert (reply.status, reply.headers["retry-after"]) == (503, "2")
+        assert "no bundle is loaded yet" in reply.json["detail"]
+
+
+def test_another_recommender_takes_over_by_assignment(app: Application, service: Service) -> None:
+    other = StandIn()
+    other.bundle.id = "toy-2"
+    service.recommender = other  # type: ignore[assignment]
+    assert ask(app, "GET", USER).json["bundle"] == "toy-2"
+
+
+def test_a_request_id_is_echoed_or_made(app: Application) -> None:
+    for target in (USER, "/healthz", "/nowhere"):
+        assert ask(app, "GET", target, headers={"X-Request-ID": "abc-1"}).headers["x-request-id"] == "abc-1"
+        made = {ask(app, "GET", target).headers["x-request-id"] for _ in range(2)}
+        assert len(made) == 2
+    for bad in ("x" * 129, "ü", "a\tb"):
+        assert ask(app, "GET", USER, headers={"X-Request-ID": bad}).headers["x-request-id"] != bad
+    problem = ask(app, "GET", "/nowhere", headers={"X-Request-ID": "abc-1"})
+    assert problem.json["request_id"] == "abc-1"
+
+
+VALID: list[tuple[str, str, Any]] = [
+    ("GET", USER, b""),
+    ("GET", f"{USER}?k=1&include_seen=true", b""),
+    ("GET", "/v1/users/a%2Fb/recommendations?k=20", b""),
+    ("GET", "/v1/items/i%2F0/similar?k=2", b""),
+    ("GET", "/v1/items/nope/similar", b""),
+    ("POST", "/v1/recommendations", {}),
+    ("POST", "/v1/recommendations", {"user_id": "u1", "k": 2, "exclude": ["i 1"]}),
+    ("POST", "/v1/recommendations", {"history": ["i 1", {"item_id": "ï2", "timestamp": "2024-01-01"}, "zzz"]}),
+    ("POST", "/v1/recommendations", {"filter": {"genres": "War"}}),
+]
+
+
+@pytest.mark.parametrize(("method", "target", "body"), VALID)
+def test_the_lean_way_answers_as_the_fastapi_that_documents_it(
+    app: Application, service: Service, method: str, target: str, body: Any
+) -> None:
+    api = documented(service)
+
+    async def by_fastapi(scope: Any, receive: Any, send: Any) -> None:
+        await api({**scope, "request_id": "same"}, receive, send)
+
+    headers = {"X-Request-ID": "same", "Content-Type": "application/json"}
+    lean, documented_one = (ask(one, method, target, body, headers=headers) for one in (app, by_fastapi))
+    assert (lean.status, lean.body) == (documented_one.status, documented_one.body)
+
+
+def test_the_documentation_is_there_and_every_problem_is_documented_as_one(app: Application) -> None:
+    assert "swagger" in ask(app, "GET", "/docs").body.decode().lower()
+    said = ask(app, "GET", "/openapi.json").json
+    assert sorted(said["paths"]) == [
+        "/healthz",
+        "/readyz",
+        "/v1/bundle",
+        "/v1/items/{item_id}/similar",
+        "/v1/recommendations",
+        "/v1/users/{user_id}/recommendations",
+    ]
+    for path in said["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                if status != "200":
+                    assert list(response["content"]) == ["application/problem+json"]
+
+
+def documented_schema(app: Application, name: str) -> dict[str, Any]:
+    said = ask(app, "GET", "/openapi.json").json
+    return {"$ref": f"#/components/schemas/{name}", "components": said["components"]}
+
+
+def assert_documented_as(app: Application, reply: Reply, name: str) -> None:
+    jsonschema.Draft202012Validator(documented_schema(app, name)).validate(reply.json)
+
+
+@pytest.mark.parametrize(("method", "target", "body"), VALID)
+def test_answers_and_problems_are_as_documented(app: Application, method: str, target: str, body: Any) -> None:
+    reply = ask(app, method, target, body)
+    assert_documented_as(app, reply, "AnswerBody" if reply.status == 200 else "Problem")
+    if reply.status == 200:
+        AnswerBody.model_validate(reply.json)
+
+
+def test_the_documented_bounds_are_those_that_hold(app: Application) -> None:
+    said = ask(app, "GET", "/openapi.json").json
+    parameters = said["paths"]["/v1/users/{user_id}/recommendations"]["get"]["parameters"]
+    k = next(each["schema"] for each in parameters if each["name"] == "k")
+    assert (k["minimum"], k["maximum"], k["default"]) == (1, 20, 10)
+    body = said["components"]["schemas"]["RecommendationRequest"]["properties"]
+    assert body["k"]["maximum"] == 20
+    for name, most in (("history", 5), ("exclude", 3)):
+        assert body[name]["maxItems"] == most
+        assert ask(app, "POST", "/v1/recommendations", {name: ["i 1"] * most}).status == 200
+        assert ask(app, "POST", "/v1/recommendations", {name: ["i 1"] * (most + 1)}).status == 422
+    assert [ask(app, "GET", f"{USER}?k={k}").status for k in (1, 20, 0, 21)] == [200, 200, 422, 422]
+
+
+def test_a_real_recommender_answers_over_http_as_it_does_in_process(toy_bundle: Any) -> None:
+    recommender = Recommender(toy_bundle)
+    app = Application(Service(Limits(), recommender))
+    for target, answer in [
+        ("/v1/users/u0/recommendations?k=3", recommender.recommend(user_id="u0", k=3)),
+        ("/v1/items/i3/similar?k=3", recommender.similar("i3", k=3)),
+    ]:
+        said = ask(app, "GET", target).json
+        assert (said["bundle"], said["strategy"]) == (toy_bundle.id, answer.strategy)
+        assert [(i["item_id"], i["rank"], i["attributes"]) for i in said["items"]] == [
+            (item.item_id, item.rank, item.attributes) for item in answer.items
+        ]
+        assert [i["score"] for i in said["items"]] == pytest.approx([item.score for item in answer.items])
+    said = ask(app, "POST", "/v1/recommendations", {"history": ["i4", "i5", "i6"], "k": 1}).json
+    assert (said["strategy"], said["items"][0]["item_id"]) == ("history", "i7")  # the next one on the ring
+    odd = ask(app, "POST", "/v1/recommendations", {"filter": {"parity": "odd"}, "k": 3, "user_id": "u0"}).json
+    assert {int(item["item_id"][1:]) % 2 for item in odd["items"]} == {1}
+    wrong = ask(app, "POST", "/v1/recommendations", {"filter": {"partiy": "odd"}})
+    assert (wrong.status, wrong.headers["content-type"]) == (422, "application/problem+json")
+    assert "'partiy'" in wrong.json["detail"]
+    assert "did you mean 'parity'" in wrong.json["detail"]
+    assert ask(app, "GET", "/v1/items/i99/similar").status == 404
+    assert ask(app, "GET", "/v1/bundle").json["about"]["items"] == 13

@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -39,6 +40,10 @@ class Attributes:
         self._shown = [feature for feature in features if feature.show]
         self._filterable = {feature.name: _Column(feature, table) for feature in features if feature.filterable}
         self.shown = lru_cache(maxsize=1 << 16)(self._read)  # popular items are asked for again and again
+
+    def frame(self) -> pd.DataFrame:
+        """Every declared attribute, a row an item, for people to look at."""
+        return self._table.to_pandas()
 
     def eligible(self, filter: Mapping[str, Any]) -> np.ndarray:
         """Which items pass a filter.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.torch import load_file, save_file
@@ -123,12 +124,30 @@ class Bundle:
             popularity=np.load(path / "popularity.npy"),
             profiles=user_encoder.encode(_features(path, "user_features", len(user_ids))),
             attributes=Attributes(schema.items, item_table, len(item_ids)),
-            index=Index.load(path / "index.faiss", num_items=len(item_ids), dimension=item_vectors.shape[1]),
+            index=Index.load(path / "index.faiss", num_items=len(item_ids), dimension=towers.architecture.dimension),
         )
-        bundle._refuse_strangers(said, item_table)
+        trained = np.load(path / "trained.npy")
+        bundle._refuse_misfits(trained)
+        bundle._refuse_strangers(said, item_table, trained)
         return bundle
 
-    def _refuse_strangers(self, said: dict[str, Any], item_table: pa.Table) -> None:
+    def _refuse_misfits(self, trained: np.ndarray) -> None:
+        """Compares the lengths of all arrays: a row must mean the same in each."""
+        items, users = len(self.item_ids), len(self.user_ids)
+        for name, values, expected in (
+            ("item_vectors", self.item_vectors, items),
+            ("popularity", self.popularity, items),
+            ("trained", trained, items),
+            ("user_vectors", self.user_vectors, users),
+            ("user_offsets", self.user_offsets, users + 1),
+            ("history_items", self.history_items, int(self.user_offsets[-1])),
+            ("history_times", self.history_times, int(self.user_offsets[-1])),
+            ("history_events", self.history_events, int(self.user_offsets[-1])),
+        ):
+            if values is not None and len(values) != expected:
+                raise ArtifactError(f"{self.path / name}.npy has {len(values)} rows, expected {expected}; seal again")
+
+    def _refuse_strangers(self, said: dict[str, Any], item_table: pa.Table, trained: np.ndarray) -> None:
         """Embeds a sample again: files whose digests agree may still come from two trainings."""
         for name, ids in (("item_ids", self.item_ids), ("user_ids", self.user_ids)):
             if ids.digest != said[name]:
@@ -142,7 +161,6 @@ class Bundle:
         rows = np.unique(np.linspace(0, len(self.item_ids) - 1, _SAMPLE).astype(np.int64))
         sample = pa.table({name: item_table.column(name).take(pa.array(rows)) for name in item_table.column_names})
         codes = FeatureEncoder.from_dict(said["item_encoder"]).encode(sample)
-        trained = np.load(self.path / "trained.npy")
         catalogue = Catalogue(codes, trained[rows], rows)
         _refuse_unlike(
             self.item_vectors[rows], catalogue.embed(self.towers).numpy(), _TOLERANCE,
@@ -159,6 +177,12 @@ class Bundle:
                 self.user_vectors[[user]], self.embed_user(int(user))[None], _TOLERANCE,
                 f"{self.path / 'user_vectors.npy'} was not made by user_tower.safetensors",
             )  # fmt: skip
+
+    def items(self) -> pd.DataFrame:
+        """The catalogue, for people to look at: attributes and popularity by item id, in the order of rows."""
+        frame = self.attributes.frame()
+        frame.index = pd.Index(self.item_ids.array.to_pandas(), name="item_id")
+        return frame.assign(popularity=self.popularity)
 
     def seen(self, user: int) -> np.ndarray:
         """The item rows that a user row took, oldest first."""
@@ -242,10 +266,14 @@ def seal(
 
     Raises:
         ArtifactError: checkpoint, evaluation and dataset do not belong together, or a vector is not finite.
+        ValueError: the vectors cannot be cut to one of `dimensions`.
     """
     data = Dataset.open(dataset)
     trained = Trained.open(checkpoint)
     refuse_other_ids(trained.item_ids, data)
+    full = trained.towers.architecture.dimension
+    if wrong := [size for size in dimensions if not 0 < size < full]:
+        raise ValueError(f"vectors of {full} dimensions cannot be cut to {wrong[0]}; choose less, or leave it out")
     checkpoint_digest = sha256_of(checkpoint)
     if evaluation is not None and evaluation.get("checkpoint") != checkpoint_digest:
         raise ArtifactError("the evaluation is of another checkpoint; run `recsys evaluate` on this one first")

@@ -127,7 +127,10 @@ class Csv:
     def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
         for fs, file in files_of(self.path):
             with Utf8Stream(fs.open(file, "rb", compression="infer"), self.encoding, self.delimiter) as stream:
-                yield from self._file(stream, file, list(columns))
+                try:
+                    yield from self._file(stream, file, list(columns))
+                except UnicodeDecodeError as error:
+                    raise SourceError(f"{file} is broken: {error}; write it again, best as UTF-8") from None
 
     def _file(self, stream: Utf8Stream, file: str, columns: list[str]) -> Iterator[Batch]:
         delimiter = self.delimiter if len(self.delimiter.encode()) == 1 else UNIT_SEPARATOR

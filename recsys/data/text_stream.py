@@ -9,14 +9,21 @@ from typing import Any, BinaryIO
 
 UNIT_SEPARATOR = "\x1f"  # stands in for a delimiter that the parser could not take
 _BLOCK = 4 << 20
-_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 
 
 class Utf8Stream(io.RawIOBase):
     """A binary file's text as UTF-8 bytes, whatever it was.
 
     A byte order mark overrules the declared encoding. A line that is not valid in the encoding is read as cp1252
-    (latin-1 where even that has no such character), alone, so that nothing is lost, and counted.
+    (latin-1 where even that has no such character), alone, so that nothing is lost, and counted. Broken UTF-16 and
+    UTF-32, where lines cannot be told, raise a UnicodeDecodeError.
 
     Args:
         raw: the file, open for reading.
@@ -59,7 +66,8 @@ class Utf8Stream(io.RawIOBase):
         head = self._raw.read(_BLOCK)
         for mark, encoding in _MARKS:
             if head.startswith(mark):
-                head, self._encoding = head[len(mark) :], encoding
+                head, self._encoding = head[len(mark) :] + self._raw.read(_BLOCK), encoding
+                break
         wide = self._encoding.startswith(("utf-16", "utf-32", "utf-7"))
         for block in self._wide_blocks(head) if wide else self._line_blocks(head):
             yield block.replace(self._delimiter, UNIT_SEPARATOR.encode()) if self._delimiter else block

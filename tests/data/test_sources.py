@@ -170,6 +170,12 @@ def test_lines_in_another_encoding_lose_nothing_and_are_counted(tmp_path):
     assert sum(batch.decoded_as_cp1252 for batch in batches) == 2
 
 
+def test_broken_utf_16_is_a_clear_error(tmp_path):
+    (tmp_path / "log.csv").write_bytes("user,item\nu,i\n".encode("utf-16") + b"\x00\xd8\x0a\x00")
+    with pytest.raises(SourceError, match=r"log\.csv is broken: 'utf-16-le' codec can't decode"):
+        rows_of(csv_of(tmp_path), ["user"])
+
+
 @pytest.mark.parametrize(
     ("text", "rows"),
     [

@@ -1,9 +1,9 @@
 """How many recommendations a second go over HTTP, and how long one takes, beside the floors and peers of the same run.
 
-    python -m benchmarks.serving --registry demo/registry --seconds 10
+    python -m benchmarks.serving --seconds 10 [--registry demo/registry]
 
-Every server runs around the same Recommender, on loopback; rounds of all of them take turns, so that what else the
-machine does hits each alike. Servers that wait their turn are up and idle.
+Every server runs around the same bundle, on loopback; rounds of all of them take turns, so that what else the machine
+does hits each alike. Servers that wait their turn are up and idle, and the load comes from one process of its own.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import asyncio
 import contextlib
 import itertools
 import multiprocessing
-import random
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+from urllib.parse import quote
 
 import numpy as np
 
@@ -29,6 +31,7 @@ from benchmarks.table import emit, parser
 CONNECTIONS = (1, 16)
 ROUNDS = 5
 K = 10
+Result = tuple[int, float, list[float]]  # requests, seconds taken, each one's seconds
 MOST_REQUESTS = 200_000  # a round ends at the latest here
 
 
@@ -77,10 +80,10 @@ class Connection(asyncio.Protocol):
         self._transport.write(next(self._requests))
 
 
-def load(port: int, paths: list[str], connections: int, seconds: float) -> tuple[int, float, list[float]]:
+def load(port: int, paths: list[str], connections: int, seconds: float) -> Result:
     """Asks for `seconds` over keep-alive connections; returns requests, seconds taken and each latency in seconds."""
 
-    async def run() -> tuple[int, float, list[float]]:
+    async def run() -> Result:
         loop = asyncio.get_running_loop()
         asked = itertools.cycle(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode() for path in paths)
         latencies_s: list[float] = []
@@ -167,7 +170,8 @@ def serve_ray(registry: str, port: int, replicas: int) -> None:
         stop_signal().wait()
 
 
-SERVERS: dict[str, Any] = {"uvicorn + FastAPI": plain_fastapi, "uvicorn + our app": lean}
+PEER, RAY = "uvicorn + FastAPI", "Ray Serve + our app"
+SERVERS: dict[str, Any] = {PEER: plain_fastapi, "uvicorn + our app": lean}
 
 
 @contextlib.contextmanager
@@ -191,20 +195,66 @@ def server(role: str, registry: str, port: int, path: str, replicas: int) -> Ite
         process.wait(60)
 
 
-def in_process(registry: str, users: list[str], seconds: float) -> tuple[int, float, list[float]]:
-    """The Recommender called straight, one call after the other."""
-    from serve.deployment import open_recommender
+def synthetic_registry(folder: Path) -> Path:
+    """A registry with a bundle of MovieLens's size: what it recommends is of no matter here, so two steps train it."""
+    import pytorch_lightning as pl
 
-    recommender = open_recommender(registry)
-    latencies_s: list[float] = []
-    start = time.perf_counter()
-    for user_id in itertools.cycle(users):
-        before = time.perf_counter()
-        recommender.recommend(user_id=user_id, k=K)
-        latencies_s.append(time.perf_counter() - before)
-        if time.perf_counter() - start > seconds:
-            return len(latencies_s), time.perf_counter() - start, latencies_s
-    raise ValueError("there are no users to ask for")
+    from recsys.bundle import seal
+    from recsys.data.batches import HistoryData
+    from recsys.data.prepare import prepare
+    from recsys.data.synthetic import Synthetic
+    from recsys.model.two_tower import TwoTower
+    from recsys.registry import Registry
+
+    prepare(Synthetic(users=6_000, items=3_700, interactions=300_000), folder / "dataset", max_rejected=0.5)
+    data = HistoryData(folder / "dataset")
+    model = TwoTower(data.num_items, data.item_inputs, data.user_inputs, data.num_events, data.has_times)
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = pl.Trainer(max_steps=2, limit_val_batches=0, accelerator="cpu", **quiet)
+    trainer.fit(model, data)
+    trainer.save_checkpoint(folder / "model.ckpt")
+    registry = Registry(folder / "registry")
+    bundle = registry.publish(lambda path: seal(folder / "model.ckpt", folder / "dataset", path))
+    registry.promote(bundle, why="a benchmark")
+    return registry.path
+
+
+class InProcess:
+    """The Recommender called straight, one call after the other, in a process of its own."""
+
+    recommender: ClassVar[Any] = None
+
+    @classmethod
+    def open(cls, registry: str) -> None:
+        """Loads the bundle, once."""
+        from serve.deployment import open_recommender
+
+        cls.recommender = open_recommender(registry)
+
+    @classmethod
+    def users(cls, count: int) -> list[Any]:
+        """Ids of users drawn at random."""
+        ids = cls.recommender.bundle.user_ids
+        return ids.ids(np.random.default_rng(0).choice(len(ids), min(count, len(ids)), replace=False))
+
+    @classmethod
+    def ask(cls, users: list[Any], seconds: float) -> Result:
+        """Asks for one user after the other."""
+        latencies_s: list[float] = []
+        start = now = time.perf_counter()
+        for user_id in itertools.cycle(users):
+            before = now
+            cls.recommender.recommend(user_id=user_id, k=K)
+            now = time.perf_counter()
+            latencies_s.append(now - before)
+            if now - start > seconds:
+                break
+        return len(latencies_s), now - start, latencies_s
 
 
 def main() -> None:
@@ -220,39 +270,39 @@ def main() -> None:
 
 def measure(said: argparse.Namespace) -> None:
     """Starts the servers, lets rounds take turns, and prints the table."""
-    users = [str(number) for number in random.Random(0).sample(range(1, 6041), 1000)]
-    paths = [f"/v1/users/{user}/recommendations?k={K}" for user in users]
-    port = said.port
-    ray_name = "Ray Serve + our app"
-    targets: dict[str, tuple[int, list[str]]] = {name: (port + n, paths) for n, name in enumerate(SERVERS, 1)}
-    targets[ray_name] = (port, paths)
-    targets["Ray Serve, no-op"] = (port, ["/noop/x"])
-    seconds = said.seconds / ROUNDS
-    taken: dict[tuple[str, int], list[tuple[int, float, list[float]]]] = {}
-    with contextlib.ExitStack() as up, multiprocessing.get_context("spawn").Pool(1) as generator:
-        for name, (at, asked) in targets.items():
-            if name in SERVERS:
-                up.enter_context(server(name, said.registry, at, asked[0], said.replicas))
-        up.enter_context(server("ray", said.registry, port, paths[0], said.replicas))
+    spawn = multiprocessing.get_context("spawn")
+    taken: dict[tuple[str, int], list[Result]] = {}
+    with contextlib.ExitStack() as up:
+        folder = Path(up.enter_context(tempfile.TemporaryDirectory()))
+        generator, straight = up.enter_context(spawn.Pool(1)), up.enter_context(spawn.Pool(1))
+        registry = said.registry or str(straight.apply(synthetic_registry, (folder,)))
+        straight.apply(InProcess.open, (registry,))
+        users = straight.apply(InProcess.users, (1000,))
+        paths = [f"/v1/users/{quote(str(user), safe='')}/recommendations?k={K}" for user in users]
+        targets = {name: (said.port + number, paths) for number, name in enumerate(SERVERS, 1)}
+        for name, (port, asked) in targets.items():
+            up.enter_context(server(name, registry, port, asked[0], said.replicas))
+        targets |= {RAY: (said.port, paths), "Ray Serve, no-op": (said.port, ["/noop/x"])}
+        up.enter_context(server("ray", registry, said.port, paths[0], said.replicas))
         for round_number in range(ROUNDS + 1):
+            seconds = said.seconds / ROUNDS if round_number else 0.5  # the first one only warms up
             for connections in CONNECTIONS:
-                for name, (at, asked) in targets.items():
-                    result = generator.apply(load, (at, asked, connections, seconds if round_number else 0.5))
-                    if round_number:  # the first one warms up
+                turn = [(name, generator, load, (*target, connections, seconds)) for name, target in targets.items()]
+                if connections == 1:
+                    turn.append(("Recommender in process", straight, InProcess.ask, (users, seconds)))
+                for name, pool, function, given in turn:
+                    result = pool.apply(function, given)
+                    if round_number:
                         taken.setdefault((name, connections), []).append(result)
-            if round_number:
-                result = generator.apply(in_process, (said.registry, users, seconds))
-                taken.setdefault(("Recommender in process", 1), []).append(result)
-    rows = [
-        row(name, connections, results) for (name, connections), results in sorted(taken.items(), key=lambda t: t[0][1])
-    ]
-    by = {(r["what"], r["connections"]): r["requests/s"] for r in rows}
+    rows = [row(name, connections, results) for (name, connections), results in taken.items()]
+    rows.sort(key=lambda each: each["connections"])
+    by = {(each["what"], each["connections"]): each["requests/s"] for each in rows}
     for each in rows:
-        each["of uvicorn + FastAPI"] = each["requests/s"] / by["uvicorn + FastAPI", each["connections"]]
+        each["× FastAPI"] = each["requests/s"] / by[PEER, each["connections"]]
     emit(f"serving: k {K}, {said.replicas} replica(s), {ROUNDS} rounds in turn", rows, as_json=said.json)
 
 
-def row(name: str, connections: int, results: list[tuple[int, float, list[float]]]) -> dict[str, Any]:
+def row(name: str, connections: int, results: list[Result]) -> dict[str, Any]:
     """One line of the table."""
     rates = [count / seconds for count, seconds, _ in results]
     latencies_ms = np.concatenate([latencies for _, _, latencies in results]) * 1000
@@ -269,7 +319,7 @@ def row(name: str, connections: int, results: list[tuple[int, float, list[float]
 def arguments() -> argparse.Namespace:
     """The command line."""
     made = parser(__doc__ or "")
-    made.add_argument("--registry", required=True, help="a registry with a promoted bundle")
+    made.add_argument("--registry", default="", help="a registry with a live bundle; a synthetic one if left out")
     made.add_argument("--seconds", type=float, default=10.0, help="time for each line of the table")
     made.add_argument("--replicas", type=int, default=1, help="replicas of the Ray Serve application")
     made.add_argument("--port", type=int, default=8190, help="the first of three ports to use")

@@ -8,6 +8,7 @@ told otherwise.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import secrets
@@ -87,8 +88,10 @@ def ray_serve(host: str, port: int, *, num_cpus: int) -> Iterator[Any]:
             serve.start(http_options=HTTPOptions(host=host, port=port), logging_config=QUIET)
             yield serve
         finally:
-            serve.shutdown()
-            ray.shutdown()
+            # Ray reports on standard output, as if it were news, that its controller ended when told to.
+            with contextlib.redirect_stdout(io.StringIO()):
+                serve.shutdown()
+                ray.shutdown()
 
 
 def stop_signal() -> threading.Event:

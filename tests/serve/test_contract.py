@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import pytest
 
 from recsys.recommender import Event, Recommender

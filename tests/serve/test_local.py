@@ -174,9 +174,9 @@ def test_told_to_stop_it_ends_and_leaves_neither_process_nor_file(running: Runni
     before = descendants(running.process.pid)
     assert any("haproxy" in command for command in alive(before).values())
     running.process.send_signal(signal.SIGTERM)
-    _, complaints = running.process.communicate(timeout=60)
+    rest, complaints = running.process.communicate(timeout=60)
     assert running.process.returncode == 0, complaints
-    assert complaints == ""
+    assert (rest, complaints) == ("", "")
     deadline = time.monotonic() + 10
     while alive(before) and time.monotonic() < deadline:
         time.sleep(0.1)

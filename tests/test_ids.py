@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.ids import IdMap
@@ -26,6 +26,7 @@ def test_text_from_an_address_finds_an_integer_and_the_other_way_round():
     assert IdMap.of(["10", "20"]).row(20) == 1
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(IDS)
 def test_every_id_comes_back_as_it_went_in(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("ids") / "ids.arrow"
@@ -37,6 +38,7 @@ def test_every_id_comes_back_as_it_went_in(tmp_path_factory, values):
     assert loaded.digest == ids.digest
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(IDS, IDS)
 def test_digests_agree_only_where_all_rows_do(one, other):
     same = one == other and (not one or type(one[0]) is type(other[0]))
@@ -48,6 +50,7 @@ def test_the_digest_sees_where_one_id_ends_and_the_next_begins():
     assert IdMap.of(["ab", "c"]).digest != IdMap.of(["a", "bc"]).digest
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(INTEGERS, unique=True), st.lists(INTEGERS))
 def test_a_map_grows_only_at_its_end(old, new):
     grown = IdMap(pa.array(old, pa.int64())).appended(pa.array(new, pa.int64()))

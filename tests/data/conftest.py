@@ -2,9 +2,13 @@ import csv
 import itertools
 
 import pytest
+from hypothesis import settings
 
 from recsys.data.prepare import prepare
 from recsys.data.sources import Csv, Tables
+
+settings.register_profile("busy machine", deadline=None)
+settings.load_profile("busy machine")
 
 PLAIN = {"user": "user", "item": "item", "time": "time"}
 

@@ -160,7 +160,7 @@ def _finish(draft: Draft, kind: str, format_version: int) -> None:
         kind=kind,
         format_version=format_version,
         digest=_manifest_digest(draft.content, files),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
         code_version=recsys.__version__,
         content=draft.content,
         files=files,

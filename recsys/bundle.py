@@ -241,7 +241,7 @@ class Bundle:
 
 def bundle_id(manifest: Manifest) -> str:
     """A bundle's name, from its manifest."""
-    moment = manifest.created.split("+")[0].replace("-", "").replace(":", "")
+    moment = manifest.created.split("+")[0].translate(str.maketrans("", "", "-:."))
     return f"{moment}-{manifest.digest[:12]}"
 
 

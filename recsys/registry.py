@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -47,10 +48,17 @@ class Registry:
 
         Returns:
             The bundle's id.
+
+        Raises:
+            ArtifactError: it is there already, or cannot be written.
         """
         draft = self.path / "bundles" / f".{uuid.uuid4().hex}"
         bundle = bundle_id(write(draft))
-        os.rename(draft, self.path / "bundles" / bundle)
+        place = self.path / "bundles" / bundle
+        if place.exists():
+            shutil.rmtree(draft)
+            raise ArtifactError(f"{self.path} has bundle {bundle} already; use that one")
+        os.rename(draft, place)
         return bundle
 
     def bundles(self) -> list[str]:
@@ -64,12 +72,11 @@ class Registry:
     def current(self) -> str | None:
         """The id of the live bundle; None before the first promotion."""
         try:
-            said = json.loads((self.path / CURRENT).read_text(encoding="utf-8"))
+            return str(json.loads((self.path / CURRENT).read_text(encoding="utf-8"))["bundle"])
         except FileNotFoundError:
             return None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise ArtifactError(f"{self.path / CURRENT} cannot be read ({error}); promote a bundle again") from None
-        return str(said["bundle"])
 
     def manifest(self, bundle: str) -> Manifest:
         """The manifest of a bundle; its files are not read."""
@@ -100,24 +107,29 @@ class Registry:
         return self._make_live(bundle, "promote", why)
 
     def rollback(self, *, why: str) -> Promotion:
-        """Makes live the bundle that was before the present one.
+        """Makes live the bundle that was before the present one; done again, the one before that.
 
         Raises:
             ArtifactError: there was none, or it does not verify.
         """
-        now = self.current
-        for said in reversed(self.log()):
-            if said.bundle == now and said.instead_of is not None:
-                self.verify(said.instead_of)
-                return self._make_live(said.instead_of, "rollback", why)
-        raise ArtifactError(f"no bundle was live in {self.path} before {now}; there is nothing to go back to")
+        now, before = self.current, self._before_current()
+        if before is None:
+            raise ArtifactError(f"no bundle was live in {self.path} before {now}; there is nothing to go back to")
+        self.verify(before)
+        return self._make_live(before, "rollback", why)
 
     def log(self) -> list[Promotion]:
         """Every promotion and rollback, oldest first."""
         file = self.path / LOG
         if not file.exists():
             return []
-        return [Promotion(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+        promotions = []
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                promotions.append(Promotion(**json.loads(line)))
+            except (json.JSONDecodeError, TypeError) as error:
+                raise ArtifactError(f"line {number} of {file} cannot be read ({error}); remove it") from None
+        return promotions
 
     def bundle_path(self, bundle: str) -> Path:
         """Where a bundle lies.
@@ -129,13 +141,30 @@ class Registry:
             raise ArtifactError(f"{self.path} has no bundle {bundle!r}; it has: {', '.join(self.bundles()) or 'none'}")
         return self.path / "bundles" / bundle
 
+    def _before_current(self) -> str | None:
+        """The bundle that the live one replaced when it was promoted; what was rolled back is not gone back to."""
+        lived: list[str] = []
+        for said in self.log():
+            if said.action == "rollback":
+                lived.pop()
+            elif said.bundle not in lived[-1:]:
+                lived.append(said.bundle)
+        while lived and lived[-1] != self.current:  # written down, but stopped before it was so
+            lived.pop()
+        return lived[-2] if len(lived) > 1 else None
+
     def _make_live(self, bundle: str, action: str, why: str) -> Promotion:
         when = datetime.now(UTC).isoformat(timespec="seconds")
-        promotion = Promotion(bundle, self.current, action, when, getpass.getuser(), why)
-        said = asdict(promotion)
-        write_durably(self.path / CURRENT, json.dumps(said, ensure_ascii=False))
+        try:
+            instead_of = self.current
+        except ArtifactError:  # which this mends
+            instead_of = self.log()[-1].bundle if self.log() else None
+        promotion = Promotion(bundle, instead_of, action, when, getpass.getuser(), why)
+        said = json.dumps(asdict(promotion), ensure_ascii=False)
+        # The log first: a promotion that cannot be written down must leave the live bundle as it is.
         with open(self.path / LOG, "a", encoding="utf-8") as file:
-            file.write(json.dumps(said, ensure_ascii=False) + "\n")
+            file.write(said + "\n")
             file.flush()
             os.fsync(file.fileno())
+        write_durably(self.path / CURRENT, said)
         return promotion

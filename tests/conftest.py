@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from recsys.bundle import Bundle
+from recsys.bundle import Bundle, seal
+from recsys.cli import main
 from recsys.registry import Registry
 from tests.toy import Toy, walk
 
@@ -25,3 +28,13 @@ def toy_registry(toy: Toy) -> Registry:
 def toy_bundle(toy_registry: Registry) -> Bundle:
     """The toy's live bundle, opened."""
     return toy_registry.open_current()
+
+
+@pytest.fixture(scope="session")
+def stranger(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the same dataset and the same architecture, trained from another seed, and less."""
+    folder = tmp_path_factory.mktemp("stranger")
+    few = ["--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "2", "--out", str(folder / "run")]
+    assert main(["fit", "--config", str(toy.dataset.parent / "fit.yaml"), "--seed_everything", "1", *few]) == 0
+    seal(folder / "run" / "best.ckpt", toy.dataset, folder / "bundle")
+    return folder / "bundle"

@@ -218,14 +218,6 @@ def test_every_kind_of_feature_reaches_the_item_tower(shop_data):
     towers, catalogue = towers_of(shop_data), catalogue_of(shop_data)
     names = [given.name for given in shop_data.item_inputs]
     assert names == ["brand", "tags", "price", "title", "added", "picture", "items.sold"]
-        "brand",
-        "tags",
-        "price",
-        "title",
-        "added",
-        "picture",
-        "items.sold",
-    ]
     encoded = catalogue.take(torch.tensor([3]))
     with torch.inference_mode():
         said = towers.item(encoded)

@@ -116,7 +116,8 @@ class HistoryData(pl.LightningDataModule):
         dataset: the directory that `recsys prepare` wrote.
         split: how interactions are divided into train, validation and test; by time if left out.
         max_length: L, how many of the newest interactions of a history count; linked from the model.
-        batch_positions: positions of a training batch, padding included.
+        batch_positions: positions of a training batch, padding included; if left out, a fiftieth of an epoch, and from
+            256 to 8,192.
         max_validation_queries: validation asks at most this many, a fixed random sample; `recsys evaluate` asks all.
         seed: of the order of batches.
     """
@@ -126,7 +127,7 @@ class HistoryData(pl.LightningDataModule):
         dataset: Path,
         split: TimeSplit | LeaveOneOut | GivenSplit | None = None,
         max_length: int = 200,
-        batch_positions: int = 8192,
+        batch_positions: int | None = None,
         max_validation_queries: int = 10_000,
         seed: int = 0,
     ) -> None:
@@ -135,7 +136,9 @@ class HistoryData(pl.LightningDataModule):
         self.split = split or TimeSplit()
         self.cuts: Cuts = self.split.cut(self.dataset)
         self.max_length = max_length
-        self.batch_positions = batch_positions
+        ends = self.cuts.validation_start
+        starts = np.maximum(self.dataset.user_offsets[:-1], ends - self.max_length - 1)
+        self.batch_positions = batch_positions or int(np.clip(np.maximum(ends - starts - 1, 0).sum() // 50, 256, 8192))
         self.max_validation_queries = max_validation_queries
         self.seed = seed
         schema = self.dataset.schema
@@ -217,7 +220,7 @@ class HistoryData(pl.LightningDataModule):
 
     def query_loader(self, queries: Queries) -> DataLoader[QueryBatch]:
         """Batches whose positions, between them, answer every query once."""
-        return query_loader(self.dataset, queries, self.profiles, self.max_length, 2 * self.batch_positions)
+        return query_loader(self.dataset, queries, self.profiles, self.max_length)
 
     def _train_batch(self, users: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> TrainBatch:
         history = histories(self.dataset, users, starts, ends - 1, self.profiles)

@@ -33,7 +33,7 @@ class TwoTower(pl.LightningModule):
         loss: what a step minimises; full softmax if left out.
         learning_rate: of AdamW, at its highest.
         weight_decay: of AdamW.
-        warmup_steps: steps over which the learning rate rises.
+        warmup_steps: steps over which the learning rate rises, at most a tenth of all.
         decay: whether the learning rate then falls to 0 by the last step, along a cosine.
     """
 
@@ -123,11 +123,13 @@ class TwoTower(pl.LightningModule):
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused
         )
-        steps = max(1, int(self.trainer.estimated_stepping_batches)) if self.decay else None
+        steps = self.trainer.estimated_stepping_batches  # infinite if nothing but early stopping ends the training
+        warmup = min(self.warmup_steps, steps / 10)
 
         def factor(step: int) -> float:
-            rising = min(1.0, (step + 1) / max(1, self.warmup_steps))
-            return rising if steps is None else rising * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+            rising = min(1.0, (step + 1) / max(1, warmup))
+            falling = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps)))) if self.decay else 1.0
+            return rising * falling
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

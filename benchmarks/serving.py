@@ -209,13 +209,15 @@ def synthetic_registry(folder: Path) -> Path:
     prepare(Synthetic(users=6_000, items=3_700, interactions=300_000), folder / "dataset", max_rejected=0.5)
     data = HistoryData(folder / "dataset")
     model = TwoTower(data.num_items, data.item_inputs, data.user_inputs, data.num_events, data.has_times)
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    trainer = pl.Trainer(max_steps=2, limit_val_batches=0, accelerator="cpu", **quiet)
+    trainer = pl.Trainer(
+        max_steps=2,
+        limit_val_batches=0,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     trainer.fit(model, data)
     trainer.save_checkpoint(folder / "model.ckpt")
     registry = Registry(folder / "registry")
@@ -287,7 +289,9 @@ def measure(said: argparse.Namespace) -> None:
         for round_number in range(ROUNDS + 1):
             seconds = said.seconds / ROUNDS if round_number else 0.5  # the first one only warms up
             for connections in CONNECTIONS:
-                turn = [(name, generator, load, (*target, connections, seconds)) for name, target in targets.items()]
+                turn: list[Any] = [
+                    (name, generator, load, (*target, connections, seconds)) for name, target in targets.items()
+                ]
                 if connections == 1:
                     turn.append(("Recommender in process", straight, InProcess.ask, (users, seconds)))
                 for name, pool, function, given in turn:

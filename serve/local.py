@@ -68,6 +68,7 @@ def ray_serve(host: str, port: int, *, num_cpus: int) -> Iterator[Any]:
         raise RuntimeError(
             "ray is imported already, without the environment it needs; start this in a process of its own"
         )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # told to stop while it starts, it clears away too
     with own_folder() as folder:
         os.environ.update(environment(folder))
         import ray

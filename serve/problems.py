@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import uuid
+import random
 from collections.abc import Iterable
 from http import HTTPStatus
 
@@ -94,4 +94,4 @@ def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
             text = value.decode("ascii")
             if text.isprintable():
                 return text
-    return uuid.uuid4().hex
+    return f"{random.getrandbits(128):032x}"  # a name, not a secret; a tenth of a UUID's cost

@@ -37,6 +37,8 @@ class TwoTower(pl.LightningModule):
         decay: whether the learning rate then falls to 0 by the last step, along a cosine.
     """
 
+    frequency_N: Tensor
+
     def __init__(
         self,
         num_items: int,
@@ -62,8 +64,8 @@ class TwoTower(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         data: HistoryData = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.catalogue = Catalogue(data.item_codes, data.trained).to(self.device)
-        self.frequency_N = torch.from_numpy(data.frequency).to(self.device)
+        self.catalogue = Catalogue(data.item_codes, data.trained)  # Lightning moves it with the towers
+        self.register_buffer("frequency_N", torch.from_numpy(data.frequency), persistent=False)
         if stage != "predict":
             self.asked = data.queries("test" if stage == "test" else "validation")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import operator
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ from recsys.data.schema import Entity, Feature
 
 _ORDER = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 _CLAUSES = ("equals", "in", "contains", *_ORDER, "not")
+_MAX_NUMBER = 1e300  # JSON knows larger integers, a float does not
+_MAX_DEPTH = 16  # of a `not` in a `not`: far more than anyone means, far less than would exhaust the stack
 
 
 class FilterError(ValueError):
@@ -68,7 +71,11 @@ class Attributes:
             passing &= self._passing(self._filterable[name], clause)
         return passing
 
-    def _passing(self, column: _Column, clause: Any) -> np.ndarray:
+    def _passing(self, column: _Column, clause: Any, depth: int = 0) -> np.ndarray:
+        if depth > _MAX_DEPTH:
+            raise FilterError(
+                f"{column.feature.name!r}: clauses are nested more than {_MAX_DEPTH} deep; say it shorter"
+            )
         if isinstance(clause, list):
             clause = {"in": clause}
         elif not isinstance(clause, Mapping):
@@ -88,7 +95,7 @@ class Attributes:
                 case "gt" | "gte" | "lt" | "lte":
                     passing &= column.ordered(key, value)
                 case "not":
-                    passing &= ~self._passing(column, value)
+                    passing &= ~self._passing(column, value, depth + 1)
                 case _:
                     raise FilterError(f"{column.feature.name!r}: there is no clause {key!r}{_nearest(key, _CLAUSES)}")
         return passing
@@ -98,11 +105,11 @@ class Attributes:
         said = {}
         for feature in self._shown:
             value = self._table.column(feature.name)[row].as_py()
-            if value is None:
+            if value is None or (feature.kind == "numeric" and not math.isfinite(value)):
                 continue
             if feature.kind == "timestamp":
                 value = datetime.fromtimestamp(value / 1000, UTC).isoformat()
-            elif feature.kind == "numeric" and value == int(value):
+            elif feature.kind == "numeric" and value.is_integer():
                 value = int(value)
             said[feature.name] = value
         return said
@@ -159,7 +166,7 @@ class _Column:
             except ValueError:
                 raise FilterError(f"{self.feature.name!r}: {value!r} is no ISO 8601 moment") from None
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > _MAX_NUMBER:
             raise FilterError(f"{self.feature.name!r} cannot be compared with {value!r}; give a number")
         return value * 1000.0 if self.feature.kind == "timestamp" else float(value)
 

@@ -99,7 +99,8 @@ class Recommender:
         known = bundle.seen(user) if user is not None else np.empty(0, dtype=np.int32)
         rows = bundle.item_ids.rows([event.item_id for event in history])
         unknown = [event.item_id for event, row in zip(history, rows, strict=True) if row < 0]
-        fresh = rows[rows >= 0]
+        events, used = self._events(history), rows >= 0
+        fresh = rows[used]
         banned = [bundle.item_ids.rows(list(exclude))] if exclude else []
         if not include_seen:
             banned += [known, fresh]
@@ -107,8 +108,7 @@ class Recommender:
         if user is not None and len(fresh) == 0 and len(known):
             return self._nearest("personalised", bundle.user_vectors[user], k, eligible, excluded, unknown)
         if len(fresh):
-            events = [event for event, row in zip(history, rows, strict=True) if row >= 0]
-            vector = bundle.embed_user(user, fresh, _times(events), self._events(events))
+            vector = bundle.embed_user(user, fresh, _times(history)[used], events[used])
             strategy: Strategy = "personalised" if len(known) else "history"
             return self._nearest(strategy, vector, k, eligible, excluded, unknown)
         _check_k(k)

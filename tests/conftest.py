@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from recsys.bundle import Bundle, seal
 from recsys.cli import main
 from recsys.registry import Registry
+from tests.shop import prepared, prepared_bare
 from tests.toy import Toy, walk
 
 
@@ -38,3 +40,32 @@ def stranger(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert main(["fit", "--config", str(toy.dataset.parent / "fit.yaml"), "--seed_everything", "1", *few]) == 0
     seal(folder / "run" / "best.ckpt", toy.dataset, folder / "bundle")
     return folder / "bundle"
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset of a shop with every kind of column there is."""
+    return prepared(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset of the same log with neither times nor events nor features."""
+    return prepared_bare(tmp_path_factory.mktemp("bare"))
+
+
+@pytest.fixture(scope="session")
+def shop_bundle(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The shop's bundle, of unit vectors; hardly trained."""
+    folder = tmp_path_factory.mktemp("shop-bundle")
+    towers = {"dimension": 8, "max_length": 6, "blocks": 1, "unit": True}
+    config = {
+        "trainer": {"max_epochs": 2, "logger": False, "precision": "32-true"},
+        "data": {"dataset": str(shop), "split": {"class_path": "recsys.data.split.LeaveOneOut"}},
+        "model": {"architecture": towers, "learning_rate": 0.1, "warmup_steps": 1},
+        "out": str(folder / "run"),
+    }
+    (folder / "fit.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", str(folder / "fit.yaml")]) == 0
+    seal(folder / "run" / "best.ckpt", shop, folder / "bundle")
+    return Bundle.open(folder / "bundle")

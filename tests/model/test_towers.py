@@ -122,6 +122,8 @@ def test_whatever_stands_behind_a_history_is_ignored(shop_data):
     offsets = data.dataset.user_offsets
     users = np.array([1, 8])
     history = histories(data.dataset, users, offsets[users], offsets[users] + [2, 5], data.profiles)
+    assert history.events_BL is not None
+    assert history.gaps_BL is not None
     behind = np.arange(5) >= np.array([[2], [5]])
     spoilt = dataclasses.replace(
         history,
@@ -192,6 +194,8 @@ def test_events_times_and_user_features_speak(shop_data):
     data, towers = shop_data, towers_of(shop_data)
     start = data.dataset.user_offsets[[3]]
     history = histories(data.dataset, np.array([3]), start, start + 4, data.profiles)
+    assert history.events_BL is not None
+    assert history.gaps_BL is not None
     item_BLD = catalogue_of(data).embed(towers)[history.items_BL]
     with torch.inference_mode():
         said = towers.user(item_BLD, history)[0, -1]
@@ -274,9 +278,12 @@ def test_embedding_a_catalogue_leaves_the_towers_in_their_mode(shop_data):
 
 def test_a_feature_sum_by_hand():
     features = FeatureSum([Input("tags", codes=4), Input("size", width=2)], dimension=2, std=1.0)
-    with torch.no_grad():
-        features.parts[0].weight[:] = torch.tensor([[0.0, 0.0], [1, 2], [3, 4], [9, 9]])
-        features.parts[1].weight[:] = torch.tensor([[1.0, 0.0], [0, 10]])
+    features.load_state_dict(
+        {
+            "parts.0.weight": torch.tensor([[0.0, 0.0], [1, 2], [3, 4], [9, 9]]),
+            "parts.1.weight": torch.tensor([[1.0, 0.0], [0, 10]]),
+        }
+    )
     got = features({"tags": torch.tensor([[1, 2, 0], [3, 0, 0], [0, 0, 0]]), "size": torch.eye(3)[:, :2]})
     # The mean of the tags there are; then the row of the projection.
     assert got.tolist() == [[2 + 1, 3 + 0], [9 + 0, 9 + 10], [0, 0]]

@@ -50,12 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
     with ray_serve(said.host, said.port, num_cpus=said.replicas) as serve:
         from .app import build
 
-        stop = stop_signal()
         try:
             serve.run(build(settings), name="recsys", route_prefix="/", logging_config=QUIET)
         except RuntimeError as error:
             print(f"the service did not start: {error}", file=sys.stderr)
             return 1
+        stop = stop_signal()
         _greet(f"http://{LOOPBACK if said.host == EVERYWHERE else said.host}:{said.port}")
         stop.wait()
     return 0

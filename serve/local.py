@@ -68,7 +68,7 @@ def ray_serve(host: str, port: int, *, num_cpus: int) -> Iterator[Any]:
         raise RuntimeError(
             "ray is imported already, without the environment it needs; start this in a process of its own"
         )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # told to stop while it starts, it clears away too
+    _leave_when_told()
     with own_folder() as folder:
         os.environ.update(environment(folder))
         import ray
@@ -84,6 +84,7 @@ def ray_serve(host: str, port: int, *, num_cpus: int) -> Iterator[Any]:
             logging_level=logging.ERROR,
             _temp_dir=str(folder / "ray"),
         )
+        _leave_when_told()  # again: Ray took the signals for itself
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
             serve.start(http_options=HTTPOptions(host=host, port=port), logging_config=QUIET)
@@ -96,11 +97,16 @@ def ray_serve(host: str, port: int, *, num_cpus: int) -> Iterator[Any]:
 
 
 def stop_signal() -> threading.Event:
-    """What is set when the process is told to stop; called after Ray started, which takes SIGTERM for itself."""
+    """What is set, from now on, when the process is told to stop; before, being told so ended the start."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     return stop
+
+
+def _leave_when_told() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))  # which unwinds, and so clears away
 
 
 def environment(folder: Path) -> dict[str, str]:

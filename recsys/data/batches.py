@@ -89,7 +89,8 @@ def like_lengths(lengths: np.ndarray, budget: int, rng: np.random.Generator | No
     batches, start = [], 0
     widths = longest[bucket[order]]  # rising
     while start < len(order):
-        most = np.searchsorted(widths[start:] * np.arange(1, len(order) - start + 1), budget, side="right")
+        room = widths[start : start + budget // widths[start] + 1]  # widths rise, so no more than these can fit
+        most = np.searchsorted(room * np.arange(1, len(room) + 1), budget, side="right")
         end = start + max(1, int(most))
         batches.append(order[start:end])
         start = end
@@ -245,8 +246,15 @@ class HistoryData(pl.LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuses a checkpoint whose rows are other items than this dataset's."""
+        """Refuses a checkpoint whose rows are other items than this dataset's, or whose codes mean other values."""
         refuse_other_ids(state_dict["item_ids"], self.dataset)
+        own = self.state_dict()
+        for name in ("split", "item_encoder", "user_encoder"):
+            if state_dict[name] != own[name]:
+                raise ArtifactError(
+                    f"the checkpoint was trained with another {name.replace('_', ' ')} than {self.dataset.path} has "
+                    f"under {self.split}; use the dataset and the split it was trained on"
+                )
 
 
 def query_loader(

@@ -147,6 +147,8 @@ def _learn(feature: Feature, column: pa.ChunkedArray) -> dict[str, Any]:
             return {}
         case "vector":
             lengths = pc.unique(pc.list_value_length(column)).drop_null().to_pylist()
+            if not lengths:
+                raise ValueError(f"no vector of feature {feature.name!r} is known to training; leave the feature out")
             if len(lengths) != 1:
                 raise ValueError(f"the vectors of feature {feature.name!r} have lengths {lengths}; give all the same")
             return {"dimension": lengths[0]}

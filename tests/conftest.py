@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from recsys.bundle import Bundle, seal
@@ -12,6 +13,8 @@ from recsys.cli import main
 from recsys.registry import Registry
 from tests.shop import prepared, prepared_bare
 from tests.toy import Toy, walk
+
+torch.set_num_threads(1)  # the toys are small: threads that wait for a busy core cost ten times what they save
 
 
 @pytest.fixture(scope="session")

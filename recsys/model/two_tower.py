@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recsys.data.batches import HistoryData, QueryBatch, TrainBatch
+from recsys.artifacts import ArtifactError
+from recsys.data.batches import QueryBatch, TrainBatch
+from recsys.data.module import HistoryData
 from recsys.data.split import Queries
 from recsys.data.vocabulary import Input
 from recsys.model.embed import Catalogue
@@ -138,6 +140,23 @@ class TwoTower(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["towers"] = self.towers.config()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint of other data or other towers by name, before weights of other shapes say it worse."""
+        data = self._trainer and self._trainer.datamodule  # type: ignore[attr-defined]
+        if not data:
+            return
+        state = checkpoint.get(type(data).__qualname__)
+        if state is None or "towers" not in checkpoint:
+            raise ArtifactError("the file is not a checkpoint of `recsys fit`; check its path")
+        data.load_state_dict(state)
+        own = self.towers.config()["architecture"]
+        for name, value in checkpoint["towers"]["architecture"].items():
+            if name not in ("dropout", "id_dropout") and value != own[name]:
+                raise ArtifactError(
+                    f"the checkpoint was trained with architecture.{name} {value}, the configuration says "
+                    f"{own[name]}; use the configuration it was trained with"
+                )
 
 
 def _ndcg_and_hit(top_QK: Tensor, asked: Queries) -> tuple[Tensor, Tensor]:

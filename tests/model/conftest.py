@@ -2,7 +2,7 @@
 
 import pytest
 
-from recsys.data.batches import HistoryData
+from recsys.data.module import HistoryData
 
 
 @pytest.fixture(scope="session")

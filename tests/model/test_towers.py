@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.data.batches import HistoryData, query_loader
+from recsys.data.batches import query_loader
 from recsys.data.history import histories
+from recsys.data.module import HistoryData
 from recsys.data.split import LeaveOneOut, Queries, everyone
 from recsys.data.vocabulary import UNKNOWN, Input
 from recsys.model.embed import Catalogue, query_vectors

@@ -200,7 +200,7 @@ def synthetic_registry(folder: Path) -> Path:
     import pytorch_lightning as pl
 
     from recsys.bundle import seal
-    from recsys.data.batches import HistoryData
+    from recsys.data.module import HistoryData
     from recsys.data.prepare import prepare
     from recsys.data.synthetic import Synthetic
     from recsys.model.two_tower import TwoTower

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.table import emit, parser
-from recsys.data.batches import HistoryData
+from recsys.data.module import HistoryData
 from recsys.data.movielens import MovieLens
 from recsys.data.prepare import prepare
 from recsys.data.schema import Schema

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from recsys.data.batches import HistoryData
+from recsys.data.module import HistoryData
 from recsys.model.top_k import TopKWriter
 from recsys.model.two_tower import K, TwoTower
 

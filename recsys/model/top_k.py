@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytorch_lightning as pl
 import torch
 
-from recsys.data.batches import HistoryData
+from recsys.data.module import HistoryData
 from recsys.data.split import everyone
 from recsys.ids import IdMap
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.artifacts import ArtifactError
-from recsys.data.batches import HistoryData, like_lengths, query_loader
+from recsys.data.batches import like_lengths, query_loader
 from recsys.data.dataset import Dataset
 from recsys.data.history import GAP_BUCKETS, gap_buckets, histories, windows
+from recsys.data.module import HistoryData
 from recsys.data.split import GivenSplit, LeaveOneOut, Queries, TimeSplit, everyone
 
 many_lengths = st.lists(st.integers(1, 300), max_size=80).map(lambda said: np.array(said, dtype=np.int64))

@@ -6,8 +6,9 @@ import argparse
 import getpass
 import json
 from pathlib import Path
+from typing import Any
 
-from recsys.artifacts import Manifest
+from recsys.artifacts import ArtifactError, Manifest
 from recsys.bundle import seal
 from recsys.registry import Registry
 
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _seal(registry: Registry, said: argparse.Namespace) -> None:
-    evaluation = json.loads(said.evaluation.read_text(encoding="utf-8")) if said.evaluation else None
+    evaluation = _evaluation(said.evaluation) if said.evaluation else None
 
     def write(path: Path) -> Manifest:
         return seal(said.checkpoint, said.dataset, path, evaluation=evaluation, dimensions=tuple(said.dimensions))
@@ -77,6 +78,15 @@ def _seal(registry: Registry, said: argparse.Namespace) -> None:
     if said.promote:
         registry.promote(bundle, why=said.why or f"sealed and promoted by {getpass.getuser()}")
         print(f"{bundle} is live")
+
+
+def _evaluation(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"there is no evaluation {file}; run `recsys evaluate --out {file}` first") from None
+    except ValueError as error:
+        raise ArtifactError(f"{file} is no evaluation ({error}); run `recsys evaluate --out {file}` again") from None
 
 
 def _list(registry: Registry) -> None:

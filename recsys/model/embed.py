@@ -149,7 +149,11 @@ class TowerScorer:
         self._item_ND = Catalogue(codes, trained.trained).embed(trained.towers)
         architecture = trained.towers.architecture
         self._length, self._unit = architecture.max_length, architecture.unit
-        self._dimension = dimension or architecture.dimension
+        self._dimension = architecture.dimension if dimension is None else dimension
+        if not 0 < self._dimension <= architecture.dimension:
+            raise ValueError(
+                f"vectors of {architecture.dimension} dimensions cannot be cut to {dimension}; choose less"
+            )
         self._cut_ND = self._cut(self._item_ND)
 
     def scores(self, queries: Queries) -> np.ndarray:

@@ -91,9 +91,12 @@ class IdMap:
         """The row of one id, or None if it is unknown. A URL's text finds an integer id."""
         if self.is_integer and isinstance(value, str):
             try:
-                value = int(value)
+                number = int(value)
             except ValueError:
                 return None
+            if str(number) != value:  # "1_000", " 7" and "007" are no way to write an integer id
+                return None
+            value = number
         elif not self.is_integer and isinstance(value, int):
             value = str(value)
         return self._row_of.get(value)

@@ -14,9 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from recsys.artifacts import ArtifactError
 from recsys.data.dataset import Dataset
 from recsys.data.history import History, histories, windows
-from recsys.data.split import (
-    Queries,
-)
+from recsys.data.split import Queries
 
 
 @dataclass(frozen=True)

@@ -49,11 +49,12 @@ class _FullSoftmax(torch.autograd.Function):
             loss = torch.zeros((), dtype=torch.float32, device=query.device)
             step = max(16, _CHUNK_ELEMENTS // max(1, len(item)))
             for start in range(0, positions, step):
-                q, target = query[start : start + step], target_P[start : start + step, None]
+                q, target = query[start : start + step], target_P[start : start + step]
+                row = torch.arange(len(q), device=q.device)
                 probability = torch.softmax(q @ item.T, dim=1)
-                at_target = probability.gather(1, target)
+                at_target = probability[row, target]
                 loss -= at_target.float().clamp_min(torch.finfo(torch.float32).tiny).log().sum()
-                probability.scatter_(1, target, at_target - 1)  # now the gradient of the logits
+                probability[row, target] = at_target - 1  # now the gradient of the logits; scatter_ would copy all of it
                 torch.mm(probability, item, out=grad_query[start : start + step])
                 grad_item += probability.T @ q
         ctx.save_for_backward(grad_query, grad_item)

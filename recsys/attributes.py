@@ -7,7 +7,7 @@ import math
 import operator
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,6 @@ class Attributes:
         self._num_items = num_items
         self._shown = [feature for feature in features if feature.show]
         self._filterable = {feature.name: _Column(feature, table) for feature in features if feature.filterable}
-        self.shown = lru_cache(maxsize=1 << 16)(self._read)  # popular items are asked for again and again
 
     def frame(self) -> pd.DataFrame:
         """Every declared attribute, a row an item, for people to look at."""
@@ -100,7 +99,7 @@ class Attributes:
                     raise FilterError(f"{column.feature.name!r}: there is no clause {key!r}{_nearest(key, _CLAUSES)}")
         return passing
 
-    def _read(self, row: int) -> dict[str, Any]:
+    def shown(self, row: int) -> dict[str, Any]:
         """What an answer shows of one item; absent where the catalogue says nothing."""
         said = {}
         for feature in self._shown:

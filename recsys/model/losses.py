@@ -54,7 +54,7 @@ class _FullSoftmax(torch.autograd.Function):
                 probability = torch.softmax(q @ item.T, dim=1)
                 at_target = probability[row, target]
                 loss -= at_target.float().clamp_min(torch.finfo(torch.float32).tiny).log().sum()
-                probability[row, target] = at_target - 1  # now the gradient of the logits; scatter_ would copy all of it
+                probability[row, target] = at_target - 1  # the gradient of the logits; scatter_ copies
                 torch.mm(probability, item, out=grad_query[start : start + step])
                 grad_item += probability.T @ q
         ctx.save_for_backward(grad_query, grad_item)

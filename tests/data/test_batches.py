@@ -42,6 +42,7 @@ def test_little_of_a_batch_is_padding_and_few_batches_are_half_empty():
 def test_draws_differ_in_who_meets_whom():
     lengths = np.full(100, 10)
     first, second = (like_lengths(lengths, 100, np.random.default_rng(seed)) for seed in (0, 1))
+    assert {len(batch) for batch in first} == {10}  # as many as fit
     assert {frozenset(batch.tolist()) for batch in first} != {frozenset(batch.tolist()) for batch in second}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recsys.artifacts import sha256_of
+from recsys.artifacts import ArtifactError, sha256_of
 from recsys.data.dataset import Dataset
 from recsys.data.split import HeldOut, split_of
 from recsys.evaluate.baselines import ItemKNN, Popular, PopularRecent, Scorer
@@ -43,6 +43,11 @@ def evaluate_checkpoint(
     """
     data = Dataset.open(dataset)
     trained = Trained.open(checkpoint)
+    if trained.dataset != data.manifest.digest:
+        raise ArtifactError(
+            f"the checkpoint was trained on another dataset ({trained.dataset[:12]}) than {dataset} "
+            f"({data.manifest.digest[:12]}): cut anew, it may ask what was learnt; use the one it was trained on"
+        )
     split = split_of(trained.split)
     cuts = split.cut(data)
     scorers: dict[str, Scorer] = {"two towers": TowerScorer(trained, data)}

@@ -26,7 +26,7 @@ def test_the_towers_stand_first_and_beside_every_baseline(results):
     assert list(results)[:2] == ["two towers", "two towers, 4 dimensions"]
     for baseline, margin in (("popular", 0.2), ("popular, last 7 days", 0.2), ("item-kNN", 0.1)):
         assert ndcg(results["two towers"]) > ndcg(results[baseline]) + margin, baseline
-    assert ndcg(results["two towers, 4 dimensions"]) < ndcg(results["two towers"])
+    assert ndcg(results["two towers, 4 dimensions"]) <= ndcg(results["two towers"])
 
 
 def test_the_split_is_the_checkpoints(toy):
@@ -60,8 +60,8 @@ def test_a_prefix_that_is_none_is_refused(toy, dimension):
         evaluate_checkpoint(toy.checkpoint, toy.dataset, dimensions=[dimension], progress=False)
 
 
-def test_other_ids_are_refused(toy, shop):
-    with pytest.raises(ArtifactError, match=r"was trained on other item ids .*; its rows mean other items"):
+def test_another_dataset_is_refused(toy, shop):
+    with pytest.raises(ArtifactError, match=r"was trained on another dataset .*; use the one it was trained on"):
         evaluate_checkpoint(toy.checkpoint, shop, progress=False)
 
 

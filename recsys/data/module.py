@@ -58,8 +58,13 @@ class HistoryData(pl.LightningDataModule):
         self.split = split or TimeSplit()
         self.cuts: Cuts = self.split.cut(self.dataset)
         self.max_length = max_length
+        # What is learnt from: each user's newest interactions, of which all but the first are targets.
         ends = self.cuts.validation_start
         starts = np.maximum(self.dataset.user_offsets[:-1], ends - self.max_length - 1)
+        position, lengths = np.arange(len(self.dataset)), np.diff(self.dataset.user_offsets)
+        is_target = (position > np.repeat(starts, lengths)) & (position < np.repeat(ends, lengths))
+        target_counts = np.bincount(np.asarray(self.dataset.items)[is_target], minlength=self.dataset.num_items)
+        self.frequency = (target_counts / max(1, target_counts.sum())).astype(np.float32)
         self.batch_positions = batch_positions or int(np.clip(np.maximum(ends - starts - 1, 0).sum() // 50, 256, 8192))
         self.max_validation_queries = max_validation_queries
         self.seed = seed
@@ -68,7 +73,6 @@ class HistoryData(pl.LightningDataModule):
         if not counts.sum():
             raise ValueError(f"{self.split} leaves no interaction of {dataset} to train on; move its cuts")
         self.trained = counts > 0
-        self.frequency = (counts / counts.sum()).astype(np.float32)
         items, users = schema.items, schema.users
         known_users = self.cuts.validation_start > self.dataset.user_offsets[:-1]
         item_table, user_table = self.dataset.item_features(), self.dataset.user_features()
@@ -99,8 +103,13 @@ class HistoryData(pl.LightningDataModule):
         return self.dataset.times is not None
 
     def train_dataloader(self) -> DataLoader[TrainBatch]:
+        # What is learnt from: each user's newest interactions, of which all but the first are targets.
         ends = self.cuts.validation_start
         starts = np.maximum(self.dataset.user_offsets[:-1], ends - self.max_length - 1)
+        position, lengths = np.arange(len(self.dataset)), np.diff(self.dataset.user_offsets)
+        is_target = (position > np.repeat(starts, lengths)) & (position < np.repeat(ends, lengths))
+        target_counts = np.bincount(np.asarray(self.dataset.items)[is_target], minlength=self.dataset.num_items)
+        self.frequency = (target_counts / max(1, target_counts.sum())).astype(np.float32)
         users = np.flatnonzero(ends - starts >= 2)
         if not len(users):
             raise ValueError("no user has two interactions to train on; a target needs a history before it")

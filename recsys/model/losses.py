@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-_CHUNK_ELEMENTS = 1 << 22  # logits held at once: small enough to stay in the processor's cache
+_CHUNK_ELEMENTS = 1 << 21  # logits held at once: small enough to stay in the processor's cache
 
 
 def full_softmax(query_PD: Tensor, item_ND: Tensor, target_P: Tensor, scale: float = 1.0) -> Tensor:
@@ -106,12 +106,12 @@ def mixed_log_expected_count(
 ) -> Tensor:
     """log of how often each sampled item is expected among `uniform` + `in_batch` draws, pooled.
 
-    c_j = uniform/N + in_batch·f_j: an item may come from either source, so its count is the sum whichever it came
+    c_j = uniform/K + in_batch·f_j: an item may come from either source, so its count is the sum whichever it came
     from (mixed negative sampling: Yang et al., 2020, "Mixed Negative Sampling for Learning Two-tower Neural Networks").
 
     Args:
         negative_S: int64, the sampled rows.
-        num_items: N, the items that uniform draws choose from.
+        num_items: how many items uniform draws choose from.
         uniform: number of uniform draws.
         in_batch: number of draws that are other positions' targets.
         frequency_N: each item's share of the training targets, which in-batch draws follow; sums to 1.
@@ -151,8 +151,8 @@ class Loss(ABC):
         return (full, *self.matryoshka)
 
     @abstractmethod
-    def draw(self, target_P: Tensor, frequency_N: Tensor) -> Tensor | None:
-        """The rows [S] to contrast the targets with; None for the whole catalogue."""
+    def draw(self, target_P: Tensor, known_K: Tensor) -> Tensor | None:
+        """The rows [S] to contrast the targets with; None for all K that training knows."""
 
     @abstractmethod
     def of(
@@ -160,7 +160,7 @@ class Loss(ABC):
     ) -> Tensor:
         """The loss of one prefix; targets and negatives are places in `item_UD`."""
 
-    def log_expected_count(self, negative_S: Tensor, frequency_N: Tensor) -> Tensor | None:
+    def log_expected_count(self, negative_S: Tensor, frequency_N: Tensor, num_known: int) -> Tensor | None:
         """log of how often each drawn row is expected, for the correction; None where nothing was drawn."""
         return None
 
@@ -184,9 +184,12 @@ class Loss(ABC):
 
 
 class FullSoftmax(Loss):
-    """Cross-entropy against the whole catalogue: the one to take while the catalogue fits."""
+    """Cross-entropy against every item that training knows: the one to take while they fit.
 
-    def draw(self, target_P: Tensor, frequency_N: Tensor) -> None:
+    Items that nobody took yet are no negatives: they would be pushed away from everybody before their first day.
+    """
+
+    def draw(self, target_P: Tensor, known_K: Tensor) -> None:
         return None
 
     def of(
@@ -213,16 +216,15 @@ class SampledSoftmax(Loss):
         self.uniform = uniform
         self.in_batch = in_batch
 
-    def draw(self, target_P: Tensor, frequency_N: Tensor) -> Tensor:
-        known = frequency_N.nonzero()[:, 0]
-        even = known[torch.randint(len(known), (self.uniform,), device=target_P.device)]
+    def draw(self, target_P: Tensor, known_K: Tensor) -> Tensor:
+        even = known_K[torch.randint(len(known_K), (self.uniform,), device=target_P.device)]
         popular = target_P[torch.randint(len(target_P), (self.in_batch,), device=target_P.device)]
         return torch.cat([even, popular])
 
-    def log_expected_count(self, negative_S: Tensor, frequency_N: Tensor) -> Tensor:
+    def log_expected_count(self, negative_S: Tensor, frequency_N: Tensor, num_known: int) -> Tensor:
         return mixed_log_expected_count(
             negative_S,
-            num_items=int((frequency_N > 0).sum()),
+            num_items=num_known,
             uniform=self.uniform,
             in_batch=self.in_batch,
             frequency_N=frequency_N,

@@ -77,7 +77,7 @@ class ItemTower(nn.Module):
         self.unit = architecture.unit
         self.id_dropout = architecture.id_dropout
         self.sum = FeatureSum(
-            (Input(ITEM_ID, codes=sizes.num_items + 1), *sizes.item_inputs), dimension, std=dimension**-0.5
+            (Input(ITEM_ID, codes=sizes.num_items + 1), *sizes.item_inputs), dimension, std=0.25 * dimension**-0.5
         )
         self.mlp: nn.Module | None = None
         if architecture.hidden and sizes.item_inputs:

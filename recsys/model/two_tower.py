@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ class TwoTower(pl.LightningModule):
     """
 
     frequency_N: Tensor
+    known_K: Tensor
 
     def __init__(
         self,
@@ -68,23 +70,21 @@ class TwoTower(pl.LightningModule):
         data: HistoryData = self.trainer.datamodule  # type: ignore[attr-defined]
         self.catalogue = Catalogue(data.item_codes, data.trained)  # Lightning moves it with the towers
         self.register_buffer("frequency_N", torch.from_numpy(data.frequency), persistent=False)
+        self.register_buffer("known_K", torch.from_numpy(np.flatnonzero(data.trained)), persistent=False)
         if stage != "predict":
             self.asked = data.queries("test" if stage == "test" else "validation")
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
         history_BL, target_P = batch.history.items_BL, batch.target_P
-        negative_S = self.loss.draw(target_P, self.frequency_N)
-        log_count_S = None
-        if negative_S is None:
-            item_UD = self.towers.item(self.catalogue.all())
-        else:
-            # Each item of the step goes through its tower once, however often it occurs.
-            log_count_S = self.loss.log_expected_count(negative_S, self.frequency_N)
-            rows = torch.cat([history_BL.flatten(), target_P, negative_S])
-            unique_U, place = rows.unique(return_inverse=True)
-            item_UD = self.towers.item(self.catalogue.take(unique_U))
-            history_BL, target_P, negative_S = place.split([history_BL.numel(), len(target_P), len(negative_S)])
-            history_BL = history_BL.view_as(batch.history.items_BL)
+        negative_S, log_count_S = self.loss.draw(target_P, self.known_K), None
+        row_U = self.known_K
+        if negative_S is not None:
+            log_count_S = self.loss.log_expected_count(negative_S, self.frequency_N, len(self.known_K))
+            row_U = torch.cat([history_BL.flatten(), target_P, negative_S]).unique()
+            negative_S = torch.searchsorted(row_U, negative_S)
+        # Each item of the step goes through its tower once, however often it occurs; rows become places among these.
+        item_UD = self.towers.item(self.catalogue.take(row_U))
+        history_BL, target_P = torch.searchsorted(row_U, history_BL), torch.searchsorted(row_U, target_P)
         query_BLD = self.towers.user(F.embedding(history_BL, item_UD), batch.history)
         query_PD = query_BLD.flatten(0, 1)[batch.position_P]
         loss = self.loss(query_PD, item_UD, target_P, negative_S, log_count_S, unit=self.towers.architecture.unit)

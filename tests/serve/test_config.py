@@ -21,5 +21,6 @@ def test_config_is_valid_for_ray_and_for_the_builder() -> None:
 
 def test_config_names_its_command_on_the_first_line() -> None:
     first = CONFIG.read_text().splitlines()[0]
-    assert first.startswith("# ") and first.endswith(f"serve run {CONFIG}")
+    assert first.startswith("# ")
+    assert first.endswith(f"serve run {CONFIG}")
     assert "RAY_SERVE_ENABLE_HA_PROXY=1" in first

@@ -52,7 +52,7 @@ class TwoTower(pl.LightningModule):
         has_times: bool = False,
         architecture: Architecture = Architecture(),  # noqa: B008 (frozen)
         loss: Loss | None = None,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-3,
         weight_decay: float = 0.01,
         warmup_steps: int = 100,
         decay: bool = True,

@@ -36,7 +36,7 @@ def evaluate_checkpoint(
             its last items) are measured beside it.
         dimensions: shorter prefixes of the vectors to measure, too.
         max_queries: at most so many queries, drawn at random.
-        progress: whether to show a bar.
+        progress: whether to show a bar, rather than a line for each of them.
 
     Returns:
         Results by name, the towers' first.
@@ -59,10 +59,12 @@ def evaluate_checkpoint(
             scorers["popular, last 7 days"] = PopularRecent(data, cuts)
         scorers["item-kNN"] = ItemKNN(data, cuts)
         scorers["item-kNN, last 5 items"] = ItemKNN(data, cuts, last=5)  # three times as good on MovieLens
-    return {
-        name: evaluate(scorer, data, cuts, part, split=split, max_queries=max_queries, progress=progress)
-        for name, scorer in scorers.items()
-    }
+    results = {}
+    for name, scorer in scorers.items():
+        results[name] = evaluate(scorer, data, cuts, part, split=split, max_queries=max_queries, progress=progress)
+        if not progress:  # no bar, so a line tells that it goes on
+            print(f"measured {name} in {results[name].seconds:.0f} s", flush=True)
+    return results
 
 
 def evaluation_of(checkpoint: Path, results: dict[str, Result]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.data.schema import Entity, Feature
+from recsys.data.schema import Entity, Feature, nearest
 
 _ORDER = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 _CLAUSES = ("equals", "in", "contains", *_ORDER, "not")
@@ -64,9 +63,7 @@ class Attributes:
         passing = np.ones(self._num_items, dtype=bool)
         for name, clause in filter.items():
             if name not in self._filterable:
-                raise FilterError(
-                    f"there is no attribute {name!r} to filter by{_nearest(name, list(self._filterable))}"
-                )
+                raise FilterError(f"there is no attribute {name!r} to filter by{nearest(name, list(self._filterable))}")
             passing &= self._passing(self._filterable[name], clause)
         return passing
 
@@ -96,7 +93,7 @@ class Attributes:
                 case "not":
                     passing &= ~self._passing(column, value, depth + 1)
                 case _:
-                    raise FilterError(f"{column.feature.name!r}: there is no clause {key!r}{_nearest(key, _CLAUSES)}")
+                    raise FilterError(f"{column.feature.name!r}: there is no clause {key!r}{nearest(key, _CLAUSES)}")
         return passing
 
     def shown(self, row: int) -> dict[str, Any]:
@@ -168,9 +165,3 @@ class _Column:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > _MAX_NUMBER:
             raise FilterError(f"{self.feature.name!r} cannot be compared with {value!r}; give a number")
         return value * 1000.0 if self.feature.kind == "timestamp" else float(value)
-
-
-def _nearest(value: str, valid: Any) -> str:
-    near = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.5)
-    listed = ", ".join(valid) or "none"
-    return f"; did you mean {near[0]!r}? (valid: {listed})" if near else f"; valid: {listed}"

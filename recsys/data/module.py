@@ -61,11 +61,12 @@ class HistoryData(pl.LightningDataModule):
         # What is learnt from: each user's newest interactions, of which all but the first are targets.
         ends = self.cuts.validation_start
         starts = np.maximum(self.dataset.user_offsets[:-1], ends - self.max_length - 1)
+        self._starts = starts
         position, lengths = np.arange(len(self.dataset)), np.diff(self.dataset.user_offsets)
         is_target = (position > np.repeat(starts, lengths)) & (position < np.repeat(ends, lengths))
         target_counts = np.bincount(np.asarray(self.dataset.items)[is_target], minlength=self.dataset.num_items)
         self.frequency = (target_counts / max(1, target_counts.sum())).astype(np.float32)
-        self.batch_positions = batch_positions or int(np.clip(np.maximum(ends - starts - 1, 0).sum() // 50, 256, 8192))
+        self.batch_positions = batch_positions or int(np.clip(is_target.sum() // 50, 256, 8192))
         self.max_validation_queries = max_validation_queries
         self.seed = seed
         schema = self.dataset.schema
@@ -103,13 +104,7 @@ class HistoryData(pl.LightningDataModule):
         return self.dataset.times is not None
 
     def train_dataloader(self) -> DataLoader[TrainBatch]:
-        # What is learnt from: each user's newest interactions, of which all but the first are targets.
-        ends = self.cuts.validation_start
-        starts = np.maximum(self.dataset.user_offsets[:-1], ends - self.max_length - 1)
-        position, lengths = np.arange(len(self.dataset)), np.diff(self.dataset.user_offsets)
-        is_target = (position > np.repeat(starts, lengths)) & (position < np.repeat(ends, lengths))
-        target_counts = np.bincount(np.asarray(self.dataset.items)[is_target], minlength=self.dataset.num_items)
-        self.frequency = (target_counts / max(1, target_counts.sum())).astype(np.float32)
+        starts, ends = self._starts, self.cuts.validation_start
         users = np.flatnonzero(ends - starts >= 2)
         if not len(users):
             raise ValueError("no user has two interactions to train on; a target needs a history before it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -107,7 +107,7 @@ class Entity:
         for feature in self.features:
             if feature.name == name:
                 return feature
-        raise SchemaError(f"there is no feature {name!r}{_nearest(name, [f.name for f in self.features])}")
+        raise SchemaError(f"there is no feature {name!r}{nearest(name, [f.name for f in self.features])}")
 
 
 @dataclass(frozen=True)
@@ -176,15 +176,16 @@ def _check_keys(said: Any, cls: Any, where: str) -> None:
     valid = [f.name for f in dataclasses.fields(cls)]
     for key in said:
         if key not in valid:
-            raise SchemaError(f"{where} has no key {key!r}{_nearest(str(key), valid)}")
+            raise SchemaError(f"{where} has no key {key!r}{nearest(str(key), valid)}")
 
 
-def _one_of(value: str, valid: Iterable[str], what: str) -> None:
+def _one_of(value: str, valid: Sequence[str], what: str) -> None:
     if value not in valid:
-        raise SchemaError(f"{what} cannot be {value!r}{_nearest(str(value), list(valid))}")
+        raise SchemaError(f"{what} cannot be {value!r}{nearest(str(value), valid)}")
 
 
-def _nearest(value: str, valid: list[str]) -> str:
+def nearest(value: str, valid: Sequence[str]) -> str:
+    """The end of a message about a value that is none of the valid ones: the nearest of them, and all."""
     near = difflib.get_close_matches(value, valid, n=1, cutoff=0.5)
     listed = ", ".join(valid) or "none"
     return f"; did you mean {near[0]!r}? (valid: {listed})" if near else f"; valid: {listed}"

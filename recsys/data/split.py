@@ -185,19 +185,24 @@ def unseen_targets(dataset: Dataset, queries: Queries) -> tuple[Queries, int]:
     Returns:
         The queries that still have a target, and the number of targets dropped.
     """
-    counts = np.diff(queries.target_offsets)
-    query = np.repeat(np.arange(len(queries)), counts)
-    pair = dataset.user_rows.astype(np.int64) * dataset.num_items + dataset.items
-    order = np.argsort(pair, kind="stable")
-    # Positions rise within a pair, so the first of a pair is where the user first took the item.
-    found = np.searchsorted(pair, queries.user[query] * dataset.num_items + queries.targets, sorter=order)
-    keep = order[found] >= queries.end[query]
+    query = np.repeat(np.arange(len(queries)), np.diff(queries.target_offsets))
+    keep = ~seen_before(dataset, queries)
     left = np.bincount(query[keep], minlength=len(queries))
     asked = left > 0
     kept = Queries(
         queries.user[asked], queries.end[asked], np.concatenate([[0], np.cumsum(left[asked])]), queries.targets[keep]
     )
     return kept, int(len(keep) - keep.sum())
+
+
+def seen_before(dataset: Dataset, queries: Queries) -> np.ndarray:
+    """bool [num_targets]: whether the user took the target before the query."""
+    query = np.repeat(np.arange(len(queries)), np.diff(queries.target_offsets))
+    # Positions rise within a pair, so the first of a pair is where the user first took the item.
+    pairs, first = np.unique(dataset.user_rows.astype(np.int64) * dataset.num_items + dataset.items, return_index=True)
+    place = np.searchsorted(pairs, queries.user[query] * dataset.num_items + queries.targets)
+    seen: np.ndarray = first[place] < queries.end[query]
+    return seen
 
 
 def train_counts(dataset: Dataset, cuts: Cuts) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from recsys.data.dataset import Dataset
-from recsys.data.split import Cuts, HeldOut, Queries, Split, queries_of, train_counts
+from recsys.data.split import Cuts, HeldOut, Queries, Split, queries_of, seen_before, train_counts
 from recsys.evaluate import metrics
 from recsys.evaluate.baselines import Scorer, history_positions
 from recsys.evaluate.metrics import Mean
@@ -262,7 +262,7 @@ def _asked(dataset: Dataset, cuts: Cuts, part: HeldOut, include_seen: bool) -> t
     kept[first] = True
     repeated = int(len(kept) - kept.sum())
     if not include_seen:
-        kept &= ~_seen(dataset, asked, owner)
+        kept &= ~seen_before(dataset, asked)
     counts = np.bincount(owner[kept], minlength=len(asked))
     answerable = counts > 0
     queries = Queries(
@@ -286,14 +286,6 @@ def _asked(dataset: Dataset, cuts: Cuts, part: HeldOut, include_seen: bool) -> t
         num_candidates=dataset.num_items,
         include_seen=include_seen,
     )
-
-
-def _seen(dataset: Dataset, queries: Queries, owner: np.ndarray) -> np.ndarray:
-    """bool [T]: whether the user took the target before the query."""
-    pairs = dataset.user_rows.astype(np.int64) * dataset.num_items + dataset.items
-    known, first = np.unique(pairs, return_index=True)
-    wanted = queries.user[owner] * dataset.num_items + queries.targets
-    return first[np.searchsorted(known, wanted)] < queries.end[owner]
 
 
 def _period(dataset: Dataset, cuts: Cuts, part: HeldOut) -> tuple[str, str] | None:

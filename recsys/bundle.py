@@ -253,7 +253,6 @@ def seal(
     *,
     kind: Kind | None = None,
     evaluation: dict[str, Any] | None = None,
-    dimensions: tuple[int, ...] = (),
 ) -> Manifest:
     """Embeds the catalogue and the users, builds the index and writes all of it as one bundle.
 
@@ -263,18 +262,13 @@ def seal(
         out: where the bundle is to be.
         kind: of index; chosen by the size of the catalogue if left out.
         evaluation: what `recsys evaluate` wrote for this checkpoint.
-        dimensions: prefixes that its vectors may be cut to.
 
     Raises:
         ArtifactError: checkpoint, evaluation and dataset do not belong together, or a vector is not finite.
-        ValueError: the vectors cannot be cut to one of `dimensions`.
     """
     data = Dataset.open(dataset)
     trained = Trained.open(checkpoint)
     refuse_other_ids(trained.item_ids, data)
-    full = trained.towers.architecture.dimension
-    if wrong := [size for size in dimensions if not 0 < size < full]:
-        raise ValueError(f"vectors of {full} dimensions cannot be cut to {wrong[0]}; choose less, or leave it out")
     checkpoint_digest = sha256_of(checkpoint)
     if evaluation is not None and evaluation.get("checkpoint") != checkpoint_digest:
         raise ArtifactError("the evaluation is of another checkpoint; run `recsys evaluate` on this one first")
@@ -303,7 +297,7 @@ def seal(
             metric="inner product",
             unit=architecture.unit,
             dimension=architecture.dimension,
-            dimensions=[architecture.dimension, *dimensions],
+            dimensions=list(trained.dimensions),
             index={
                 "kind": index.kind,
                 "bytes": (draft.path / "index.faiss").stat().st_size,

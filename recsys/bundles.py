@@ -33,7 +33,6 @@ def main(arguments: list[str]) -> None:
     made.add_argument("--checkpoint", type=Path, required=True, help="from `recsys fit`")
     made.add_argument("--dataset", type=Path, required=True, help="the one it was trained on")
     made.add_argument("--evaluation", type=Path, help="from `recsys evaluate`; goes into the manifest")
-    made.add_argument("--dimensions", type=int, nargs="*", default=[], help="prefixes its vectors may be cut to")
     made.add_argument("--promote", action="store_true", help="make it live at once")
     listed = commands.add_parser("list", help="all bundles, oldest first; * is live")
     shown = commands.add_parser("show", help="what a bundle says of itself")
@@ -70,7 +69,7 @@ def _seal(registry: Registry, said: argparse.Namespace) -> None:
     evaluation = _evaluation(said.evaluation) if said.evaluation else None
 
     def write(path: Path) -> Manifest:
-        return seal(said.checkpoint, said.dataset, path, evaluation=evaluation, dimensions=tuple(said.dimensions))
+        return seal(said.checkpoint, said.dataset, path, evaluation=evaluation)
 
     bundle = registry.publish(write)
     index = registry.manifest(bundle).content["index"]

@@ -260,9 +260,11 @@ def test_what_is_no_checkpoint_is_refused(toy, tmp_path, write, message):
         seal(tmp_path / "x.ckpt", toy.dataset, tmp_path / "bundle")
 
 
-def test_prefixes_that_vectors_cannot_be_cut_to_are_refused(toy, tmp_path):
-    with pytest.raises(ValueError, match="vectors of 16 dimensions cannot be cut to 16; choose less, or leave it out"):
-        seal(toy.checkpoint, toy.dataset, tmp_path / "bundle", dimensions=(8, 16))
+def test_a_bundle_says_which_prefixes_its_loss_trained(toy, toy_bundle, tmp_path):
+    assert toy_bundle.about["dimensions"] == [16]
+    said = torch.load(toy.checkpoint, weights_only=True)
+    torch.save({**said, "dimensions": [16, 8]}, tmp_path / "cut.ckpt")
+    assert seal(tmp_path / "cut.ckpt", toy.dataset, tmp_path / "bundle").content["dimensions"] == [16, 8]
 
 
 @pytest.mark.parametrize("name", DATASET_FILES)

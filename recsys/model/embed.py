@@ -72,6 +72,7 @@ class Trained:
         item_ids: digest of the id map that says which item each row is.
         trained: bool [N], which items training knew.
         split: what it was held out from, as `described`.
+        dimensions: the full one, then the prefixes that the loss trained, which vectors may be cut to.
     """
 
     towers: Towers
@@ -81,6 +82,7 @@ class Trained:
     dataset: str
     item_ids: str
     split: dict[str, Any]
+    dimensions: tuple[int, ...]
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -91,7 +93,7 @@ class Trained:
         """
         try:
             said: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            towers = Towers.from_config(said["towers"])
+            towers, dimensions = Towers.from_config(said["towers"]), tuple(said["dimensions"])
             # Lightning names a data module's state after its class.
             data = next(value for name, value in said.items() if name.endswith("HistoryData"))
         except FileNotFoundError:
@@ -108,6 +110,7 @@ class Trained:
             dataset=data["dataset"],
             item_ids=data["item_ids"],
             split=data["split"],
+            dimensions=dimensions,
         )
 
 

@@ -140,6 +140,7 @@ class TwoTower(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["towers"] = self.towers.config()
+        checkpoint["dimensions"] = list(self.loss.dimensions(self.towers.architecture.dimension))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of other data or other towers by name, before weights of other shapes say it worse."""

@@ -61,6 +61,7 @@ def test_every_loss_learns_the_ring(toy, tmp_path, loss, unit):
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     trained = Trained.open(tmp_path / "x.ckpt")
     assert trained.towers.architecture.unit == unit
+    assert trained.dimensions == loss.dimensions(trained.towers.architecture.dimension)
     assert not trained.towers.training
 
 

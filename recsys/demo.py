@@ -25,7 +25,7 @@ from recsys.data.ml_1m import FetchError, fetch_movielens_1m
 FOLDER = Path("demo")
 SHOWN_USER = 1
 SHOWN = 10
-_READY_SECONDS = 90
+_READY_SECONDS = 200  # a first start compiles every library it imports
 
 
 class DemoError(Exception):

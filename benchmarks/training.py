@@ -51,20 +51,6 @@ class Timer(pl.Callback):
         self.seconds.append(time.perf_counter() - self._began)
 
 
-def data_at(path: Path, batch_positions: int) -> HistoryData:
-    """The log alone, prepared at `path` if it is not yet."""
-    if not path.exists():
-        raw = MovieLens(str(Path(os.environ["RECSYS_DATA_DIR"]) / "ml-1m"))
-        prepare(Tables(Schema(raw.schema.interactions), raw.interactions), path)
-    return HistoryData(path, LeaveOneOut(), max_length=LENGTH, batch_positions=batch_positions)
-
-
-def module(data: HistoryData) -> TwoTower:
-    """Towers of the common sizes."""
-    architecture = Architecture(dimension=64, max_length=LENGTH, blocks=2, heads=1, id_dropout=0, use_times=False)
-    return TwoTower(data.num_items, architecture=architecture, decay=False)
-
-
 def ours(path: Path, epochs: int) -> dict[str, Any]:
     """The project's own way, through Lightning."""
     data, timer = HistoryData(path, LeaveOneOut(), max_length=LENGTH), Timer()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -70,8 +70,10 @@ class Result:
     Attributes:
         accuracy: mean over queries of `recall@k`, `ndcg@k`, `hit_rate@k`, `mrr@k`, with intervals clustered by user.
         catalogue: `coverage@k`, `novelty@k` (bits), `popularity_lift@k` (a ratio; None if it has none).
-        slices: `new users` (nothing in training), `tail items`, `cold items` (not in training).
+        slices: `new users` (nothing in training), `tail items`, `cold items` (not in training), and those asked for.
         seconds: what scoring and ranking took.
+        each: float64 [Q], NDCG@10 of every query, so that two scorers asked the same can be compared in pairs.
+        users: int64 [Q], the user row of every query.
     """
 
     conditions: Conditions
@@ -79,6 +81,8 @@ class Result:
     catalogue: dict[str, float | None]
     slices: dict[str, Slice]
     seconds: float
+    each: np.ndarray
+    users: np.ndarray
 
 
 def evaluate(
@@ -92,6 +96,7 @@ def evaluate(
     max_queries: int | None = None,
     seed: int = 0,
     include_seen: bool = False,
+    groups: Mapping[str, np.ndarray] | None = None,
     batch_size: int | None = None,
     progress: bool = False,
 ) -> Result:
@@ -110,6 +115,7 @@ def evaluate(
         max_queries: at most so many queries, drawn at random; all of them if None.
         seed: of that draw; equal seeds draw equal queries whatever the scorer.
         include_seen: whether items of the history compete too; if not, targets among them are dropped and counted.
+        groups: further slices, by name: bool [N], the items of each.
         batch_size: queries scored at a time; by the number of items if None.
         progress: whether to show a bar.
 
@@ -156,9 +162,12 @@ def evaluate(
                 "new users": (cuts.validation_start == dataset.user_offsets[:-1])[queries.user[_owner(queries)]],
                 "tail items": ~head(counts)[queries.targets],
                 "cold items": counts[queries.targets] == 0,
+                **{name: items[queries.targets] for name, items in (groups or {}).items()},
             }.items()
         },
         seconds=seconds,
+        each=metrics.ndcg(places, _owner(queries), SLICE_K),
+        users=queries.user,
     )
 
 

@@ -62,7 +62,8 @@ def to_json(results: Mapping[str, Result]) -> str:
     conditions = asdict(_shared_conditions(results))
     measured = {name: asdict(result) for name, result in results.items()}
     for one in measured.values():
-        del one["conditions"]
+        for key in ("conditions", "each", "users"):  # said once; and too many for a file that people read
+            del one[key]
     return json.dumps({"conditions": conditions, "results": measured}, indent=1, ensure_ascii=False, allow_nan=False)
 
 

@@ -185,6 +185,18 @@ def test_slices_by_hand(toy: Callable[..., Dataset]) -> None:
     assert cold.metrics["recall@10"].value == 1
 
 
+def test_groups_are_slices_and_every_query_tells_its_ndcg(toy: Callable[..., Dataset]) -> None:
+    dataset = toy([[0, 1], [0, 2], [0, 3]], 4)
+    groups = {"odd": np.array([False, True, False, True]), "none": np.zeros(4, dtype=bool)}
+    result = evaluate(Fixed([4, 3, 2, 1]), dataset, halved(dataset, 1), "test", ks=(1,), groups=groups)
+    # Lists 1 2 3: user 0 wants the first, user 1 the second, user 2 the third.
+    assert result.each.tolist() == pytest.approx([1, 1 / np.log2(3), 1 / 2])
+    assert result.users.tolist() == [0, 1, 2]
+    assert result.slices["odd"].num_queries == 2
+    assert result.slices["odd"].metrics["ndcg@10"].value == pytest.approx((1 + 1 / 2) / 2)
+    assert result.slices["none"].num_queries == 0
+
+
 def test_a_target_below_the_deepest_k_is_a_miss_in_every_slice(toy: Callable[..., Dataset]) -> None:
     dataset = toy([[0, 30], [0, 29]], 31)
     result = evaluate(Fixed(list(range(31, 0, -1))), dataset, halved(dataset, 1), "test", ks=(5,))

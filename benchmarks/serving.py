@@ -199,12 +199,12 @@ def synthetic_registry(folder: Path) -> Path:
     """A registry with a bundle of MovieLens's size: what it recommends is of no matter here, so two steps train it."""
     import pytorch_lightning as pl
 
-    from recsys.bundle import seal
     from recsys.data.module import HistoryData
     from recsys.data.prepare import prepare
     from recsys.data.synthetic import Synthetic
     from recsys.model.two_tower import TwoTower
     from recsys.registry import Registry
+    from recsys.seal import seal
 
     prepare(Synthetic(users=6_000, items=3_700, interactions=300_000), folder / "dataset", max_rejected=0.5)
     data = HistoryData(folder / "dataset")

@@ -11,20 +11,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from recsys.artifacts import ArtifactError, Manifest, read_manifest, sha256_of, verify, writing
+from recsys.artifacts import ArtifactError, Manifest, verify
 from recsys.attributes import Attributes
-from recsys.data.batches import query_loader, refuse_other_ids
-from recsys.data.dataset import Dataset
 from recsys.data.history import gap_buckets
 from recsys.data.schema import Schema
-from recsys.data.split import everyone
 from recsys.data.vocabulary import FeatureEncoder
 from recsys.ids import IdMap
-from recsys.index.build import Kind, build, measured_recall
 from recsys.index.search import Index
-from recsys.model.embed import Catalogue, Trained, query_vectors
+from recsys.model.embed import Catalogue
 from recsys.model.towers import Towers
 
 KIND = "bundle"
@@ -32,7 +28,6 @@ FORMAT_VERSION = 1
 _SAMPLE = 32  # rows embedded again when a bundle is opened, to see that towers and vectors belong together
 _TOLERANCE = 1e-3  # of a vector's length: two machines' float32 differ by less, two trainings by far more
 _HALF_PRECISION = 2e-3  # an index may store float16
-_RECALL_QUERIES = 1000
 
 
 @dataclass(frozen=True)
@@ -48,6 +43,7 @@ class Bundle:
         history_events: int16 [interactions]; None if the log names none.
         popularity: float32 [N], each item's share of the newest tenth of the log.
         profiles: encoded user features, feature name to [U, …].
+        trained: bool [N], which items training knew.
     """
 
     path: Path
@@ -66,6 +62,9 @@ class Bundle:
     profiles: dict[str, np.ndarray]
     attributes: Attributes
     index: Index
+    trained: np.ndarray
+    item_encoder: FeatureEncoder
+    user_encoder: FeatureEncoder
 
     @property
     def id(self) -> str:
@@ -126,19 +125,21 @@ class Bundle:
             profiles=user_encoder.encode(_features(path, "user_features", len(user_ids))),
             attributes=Attributes(schema.items, item_table, len(item_ids)),
             index=Index.load(path / "index.faiss", num_items=len(item_ids), dimension=towers.architecture.dimension),
+            trained=np.load(path / "trained.npy"),
+            item_encoder=FeatureEncoder.from_dict(said["item_encoder"]),
+            user_encoder=user_encoder,
         )
-        trained = np.load(path / "trained.npy")
-        bundle._refuse_misfits(trained)
-        bundle._refuse_strangers(said, item_table, trained)
+        bundle._refuse_misfits()
+        bundle._refuse_strangers(said, item_table)
         return bundle
 
-    def _refuse_misfits(self, trained: np.ndarray) -> None:
+    def _refuse_misfits(self) -> None:
         """Compares the lengths of all arrays: a row must mean the same in each."""
         items, users = len(self.item_ids), len(self.user_ids)
         for name, values, expected in (
             ("item_vectors", self.item_vectors, items),
             ("popularity", self.popularity, items),
-            ("trained", trained, items),
+            ("trained", self.trained, items),
             ("user_vectors", self.user_vectors, users),
             ("user_offsets", self.user_offsets, users + 1),
             ("history_items", self.history_items, int(self.user_offsets[-1])),
@@ -148,7 +149,7 @@ class Bundle:
             if values is not None and len(values) != expected:
                 raise ArtifactError(f"{self.path / name}.npy has {len(values)} rows, expected {expected}; seal again")
 
-    def _refuse_strangers(self, said: dict[str, Any], item_table: pa.Table, trained: np.ndarray) -> None:
+    def _refuse_strangers(self, said: dict[str, Any], item_table: pa.Table) -> None:
         """Embeds a sample again: files whose digests agree may still come from two trainings."""
         for name, ids in (("item_ids", self.item_ids), ("user_ids", self.user_ids)):
             if ids.digest != said[name]:
@@ -161,8 +162,7 @@ class Bundle:
                 raise ArtifactError(f"{self.path / name}.npy is not finite at row {row}; train again and seal")
         rows = np.unique(np.linspace(0, len(self.item_ids) - 1, _SAMPLE).astype(np.int64))
         sample = pa.table({name: item_table.column(name).take(pa.array(rows)) for name in item_table.column_names})
-        codes = FeatureEncoder.from_dict(said["item_encoder"]).encode(sample)
-        catalogue = Catalogue(codes, trained[rows], rows)
+        catalogue = Catalogue(self.item_encoder.encode(sample), self.trained[rows], rows)
         _refuse_unlike(
             self.item_vectors[rows], catalogue.embed(self.towers).numpy(), _TOLERANCE,
             f"{self.path / 'item_vectors.npy'} was not made by item_tower.safetensors",
@@ -244,122 +244,6 @@ def bundle_id(manifest: Manifest) -> str:
     """A bundle's name, from its manifest."""
     moment = manifest.created.split("+")[0].translate(str.maketrans("", "", "-:."))
     return f"{moment}-{manifest.digest[:12]}"
-
-
-def seal(
-    checkpoint: Path,
-    dataset: Path,
-    out: Path,
-    *,
-    kind: Kind | None = None,
-    evaluation: dict[str, Any] | None = None,
-) -> Manifest:
-    """Embeds the catalogue and the users, builds the index and writes all of it as one bundle.
-
-    Args:
-        checkpoint: from `recsys fit`.
-        dataset: the one it was trained on, or a later one with the same item ids.
-        out: where the bundle is to be.
-        kind: of index; chosen by the size of the catalogue if left out.
-        evaluation: what `recsys evaluate` wrote for this checkpoint.
-
-    Raises:
-        ArtifactError: checkpoint, evaluation and dataset do not belong together, or a vector is not finite.
-    """
-    data = Dataset.open(dataset)
-    trained = Trained.open(checkpoint)
-    refuse_other_ids(trained.item_ids, data)
-    checkpoint_digest = sha256_of(checkpoint)
-    if evaluation is not None and evaluation.get("checkpoint") != checkpoint_digest:
-        raise ArtifactError("the evaluation is of another checkpoint; run `recsys evaluate` on this one first")
-    with writing(out, KIND, FORMAT_VERSION) as draft:
-        vectors = _write_vectors(draft.path, data, trained)
-        for name, values in vectors.items():
-            if not np.isfinite(values).all():
-                raise ArtifactError(f"{name} of {checkpoint} are not finite; did the training diverge?")
-        index = build(vectors["item_vectors"], kind)
-        index.save(draft.path / "index.faiss")
-        sample = vectors["user_vectors"][np.flatnonzero(np.diff(data.user_offsets))][:_RECALL_QUERIES]
-        _write_towers(draft.path, data, trained)
-        _write_data(draft.path, data)
-        architecture = trained.towers.architecture
-        draft.content.update(
-            schema=data.schema.to_dict(),
-            dataset=data.manifest.digest,
-            checkpoint=checkpoint_digest,
-            item_ids=data.item_ids.digest,
-            user_ids=data.user_ids.digest,
-            items=data.num_items,
-            users=data.num_users,
-            interactions=len(data),
-            time_range=data.manifest.content["time_range"],
-            event_names=data.event_names,
-            metric="inner product",
-            unit=architecture.unit,
-            dimension=architecture.dimension,
-            dimensions=list(trained.dimensions),
-            index={
-                "kind": index.kind,
-                "bytes": (draft.path / "index.faiss").stat().st_size,
-                "recall@10": measured_recall(index, vectors["item_vectors"], sample),
-            },
-            evaluation=evaluation,
-        )
-    return read_manifest(out, KIND, FORMAT_VERSION)
-
-
-def _write_vectors(path: Path, data: Dataset, trained: Trained) -> dict[str, np.ndarray]:
-    codes = trained.item_encoder.encode(data.item_features())
-    item_ND = Catalogue(codes, trained.trained).embed(trained.towers)
-    asked = everyone(data)
-    profiles = trained.user_encoder.encode(data.user_features())
-    batches = query_loader(data, asked, profiles, trained.towers.architecture.max_length)
-    users = np.zeros((data.num_users, item_ND.shape[1]), dtype=np.float32)
-    users[asked.user] = query_vectors(trained.towers, item_ND, batches, len(asked))
-    vectors = {"item_vectors": item_ND.numpy(), "user_vectors": users}
-    for name, values in vectors.items():
-        np.save(path / f"{name}.npy", values)
-    return vectors
-
-
-def _write_towers(path: Path, data: Dataset, trained: Trained) -> None:
-    for name, tower in (("item", trained.towers.item), ("user", trained.towers.user)):
-        save_file(tower.state_dict(), path / f"{name}_tower.safetensors")
-    said = {
-        "config": trained.towers.config(),
-        "item_encoder": trained.item_encoder.to_dict(),
-        "user_encoder": trained.user_encoder.to_dict(),
-        "item_ids": data.item_ids.digest,
-        "user_ids": data.user_ids.digest,
-    }
-    (path / "towers.json").write_text(json.dumps(said, ensure_ascii=False), encoding="utf-8")
-    np.save(path / "trained.npy", trained.trained)
-
-
-def _write_data(path: Path, data: Dataset) -> None:
-    data.item_ids.save(path / "item_ids.arrow")
-    data.user_ids.save(path / "user_ids.arrow")
-    for name, table in (("item_features", data.item_features()), ("user_features", data.user_features())):
-        if table.num_columns:
-            pq.write_table(table, path / f"{name}.parquet")
-    np.save(path / "user_offsets.npy", data.user_offsets)
-    np.save(path / "history_items.npy", data.items)
-    for name, values in (("history_times", data.times), ("history_events", data.events)):
-        if values is not None:
-            np.save(path / f"{name}.npy", values)
-    np.save(path / "popularity.npy", _popularity(data))
-
-
-def _popularity(data: Dataset) -> np.ndarray:
-    """Each item's share of the newest tenth of the log, float32 [N]; a log without times is taken whole.
-
-    A share of the log rather than a number of days, since the last days of a log may hold next to nothing.
-    """
-    rows = np.asarray(data.items)
-    if data.times is not None and len(rows) >= 10:
-        newest = np.partition(data.times, len(rows) - len(rows) // 10)[len(rows) - len(rows) // 10]
-        rows = rows[np.asarray(data.times) >= newest]
-    return (np.bincount(rows, minlength=data.num_items) / max(1, len(rows))).astype(np.float32)
 
 
 def _features(path: Path, name: str, rows: int) -> pa.Table:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from recsys.artifacts import ArtifactError, Manifest
-from recsys.bundle import seal
 from recsys.registry import Registry
+from recsys.seal import seal
 
 EXAMPLES = """examples:
   recsys bundle seal --checkpoint demo/run/best.ckpt --dataset demo/dataset --registry demo/registry

@@ -8,9 +8,10 @@ import pytest
 import torch
 import yaml
 
-from recsys.bundle import Bundle, seal
+from recsys.bundle import Bundle
 from recsys.cli import main
 from recsys.registry import Registry
+from recsys.seal import seal
 from tests.shop import prepared, prepared_bare
 from tests.toy import Toy, walk
 

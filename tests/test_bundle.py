@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from recsys.artifacts import ArtifactError, read_manifest
-from recsys.bundle import Bundle, seal
+from recsys.bundle import Bundle
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
 from recsys.data.sources import Csv, Tables
 from recsys.ids import IdMap
 from recsys.index.build import build
+from recsys.seal import seal
 from tests.damage import copied, flip, sealed_again
 
 FILES = [

@@ -9,8 +9,9 @@ import pytest
 
 from recsys import registry as registry_module
 from recsys.artifacts import ArtifactError, Manifest, read_manifest
-from recsys.bundle import Bundle, bundle_id, seal
+from recsys.bundle import Bundle, bundle_id
 from recsys.registry import Promotion, Registry
+from recsys.seal import seal
 from tests.damage import flip, sealed_again
 
 

@@ -65,10 +65,10 @@ def alter(path):
         (lambda path: (path / "inner" / "a.txt").write_text("hell"), "a.txt has 4 bytes, the manifest says 5"),
         (lambda path: (path / "b.bin").unlink(), "b.bin is missing"),
         (lambda path: (path / "c.txt").write_text("c"), "c.txt is not in the manifest"),
-        (alter, "was altered: its digest does not match"),
+        (alter, "was altered: its checksum does not match"),
         (lambda path: (path / "manifest.json").unlink(), "is not a thing: it has no manifest.json"),
         (lambda path: (path / "manifest.json").write_text("{"), "cannot be read"),
-        (lambda path: (path / "manifest.json").write_text('{"kind": "thing"}'), "cannot be read"),
+        (lambda path: (path / "manifest.json").write_text('{"kind": "thing"}'), "has no checksum"),
     ],
 )
 def test_any_damage_is_refused_by_name(tmp_path, damage, message):

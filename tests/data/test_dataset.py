@@ -1,11 +1,10 @@
-import json
-
 import numpy as np
 import pytest
 
-from recsys.artifacts import ArtifactError, digest_of, sha256_of
+from recsys.artifacts import ArtifactError
 from recsys.data.dataset import Dataset
 from recsys.ids import IdMap
+from tests.damage import sealed_again
 
 ROWS = [("u", "a", 1), ("u", "b", 2), ("v", "b", 3)]
 
@@ -13,15 +12,6 @@ ROWS = [("u", "a", 1), ("u", "b", 2), ("v", "b", 3)]
 @pytest.fixture
 def path(prepared):
     return prepared(ROWS).path
-
-
-def reseal(path):
-    """Makes the manifest agree with the files again, as someone would who knows how."""
-    said = json.loads((path / "manifest.json").read_text())
-    for name in said["files"]:
-        said["files"][name] = {"sha256": sha256_of(path / name), "bytes": (path / name).stat().st_size}
-    said["digest"] = digest_of({"content": said["content"], "files": said["files"]})
-    (path / "manifest.json").write_text(json.dumps(said))
 
 
 def test_opens_what_was_prepared(path):
@@ -66,7 +56,7 @@ def keep(name, values):
 )
 def test_files_that_contradict_each_other_are_refused_even_with_right_digests(path, damage, message):
     damage(path)
-    reseal(path)
+    sealed_again(path)
     with pytest.raises(ArtifactError) as error:
         Dataset.open(path)
     assert message in str(error.value).replace("user_offsets.npy does", "user_offsets.npy' does")

@@ -1,0 +1,1 @@
+"""The nightly job: yesterday's log to a promoted bundle, or last night's left in place and why."""

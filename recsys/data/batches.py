@@ -25,14 +25,16 @@ class TrainBatch:
         history: [B, L].
         position_P: int64, real positions, as indices into the flattened [B·L].
         target_P: int64, the item row taken right after each.
+        weight: what its mean loss counts for, where several workers share a batch (see `share`); 1 if none do.
     """
 
     history: History
     position_P: Tensor
     target_P: Tensor
+    weight: float = 1.0
 
     def to(self, device: torch.device) -> TrainBatch:
-        return TrainBatch(self.history.to(device), self.position_P.to(device), self.target_P.to(device))
+        return TrainBatch(self.history.to(device), self.position_P.to(device), self.target_P.to(device), self.weight)
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,28 @@ def like_lengths(lengths: np.ndarray, budget: int, rng: np.random.Generator | No
     if rng is not None:
         rng.shuffle(batches)
     return batches
+
+
+def share(batch: np.ndarray, lengths: np.ndarray, rank: int, workers: int) -> tuple[np.ndarray, float]:
+    """One worker's part of a batch, and what the mean loss over it must be multiplied by.
+
+    Gradients are averaged over the W workers. With P positions in the batch and P_w in worker w's part, weights of
+    W · P_w / P make that average the gradient of the mean over all P, which is what a worker alone would have had.
+
+    Args:
+        batch: int64 [B], indices into `lengths`, at least one.
+        lengths: int64 [n], positions of each sequence.
+        rank: which worker, from 0.
+        workers: W.
+
+    Returns:
+        int64 [b], never empty, since every worker must take part in every step: one that has no sequence of its own
+        computes another's, with weight 0.
+    """
+    part = batch[rank::workers]
+    if not len(part):
+        return batch[:1], 0.0
+    return part, workers * int(lengths[part].sum()) / int(lengths[batch].sum())
 
 
 class Stream(IterableDataset):  # type: ignore[type-arg]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from recsys.artifacts import ArtifactError
-from recsys.data.batches import QueryBatch, Stream, TrainBatch, like_lengths, query_loader, refuse_other_ids
+from recsys.data.batches import QueryBatch, Stream, TrainBatch, like_lengths, query_loader, refuse_other_ids, share
 from recsys.data.dataset import Dataset
 from recsys.data.history import histories
 from recsys.data.split import (
@@ -29,6 +30,7 @@ from recsys.data.split import (
     unseen_targets,
 )
 from recsys.data.vocabulary import FeatureEncoder, Input
+from recsys.data.warm import Before, WarmStartError, replayed
 
 
 class HistoryData(pl.LightningDataModule):
@@ -41,7 +43,11 @@ class HistoryData(pl.LightningDataModule):
         batch_positions: positions of a training batch, padding included; if left out, a fiftieth of an epoch, and from
             256 to 8,192.
         max_validation_queries: validation asks at most this many, a fixed random sample; `recsys evaluate` asks all.
-        seed: of the order of batches.
+        seed: of the order of batches, and of what training draws at random in each epoch.
+        warm_start: the checkpoint that training starts from, whose rows and codes then keep their meaning; linked from
+            the command line.
+        replay: with a warm start, the share of users trained on in an epoch, drawn anew each time, of those who have
+            nothing newer than what the checkpoint was trained on; the others are all trained on, always.
     """
 
     def __init__(
@@ -52,8 +58,12 @@ class HistoryData(pl.LightningDataModule):
         batch_positions: int | None = None,
         max_validation_queries: int = 10_000,
         seed: int = 0,
+        warm_start: Path | None = None,
+        replay: float = 1.0,
     ) -> None:
         super().__init__()
+        if not 0 <= replay <= 1:
+            raise ValueError(f"data.replay is {replay}; choose a share from 0 to 1")
         self.dataset = Dataset.open(dataset)
         self.split = split or TimeSplit()
         self.cuts: Cuts = self.split.cut(self.dataset)
@@ -64,8 +74,6 @@ class HistoryData(pl.LightningDataModule):
         self._starts = starts
         position, lengths = np.arange(len(self.dataset)), np.diff(self.dataset.user_offsets)
         is_target = (position > np.repeat(starts, lengths)) & (position < np.repeat(ends, lengths))
-        target_counts = np.bincount(np.asarray(self.dataset.items)[is_target], minlength=self.dataset.num_items)
-        self.frequency = (target_counts / max(1, target_counts.sum())).astype(np.float32)
         self.batch_positions = batch_positions or int(np.clip(is_target.sum() // 50, 256, 8192))
         self.max_validation_queries = max_validation_queries
         self.seed = seed
@@ -76,9 +84,26 @@ class HistoryData(pl.LightningDataModule):
         self.trained = counts > 0
         items, users = schema.items, schema.users
         known_users = self.cuts.validation_start > self.dataset.user_offsets[:-1]
+        times, newest = self.dataset.times, (self.cuts.validation_start - 1)[known_users]
+        self.trained_until = None if times is None else int(times[newest].max())
         item_table, user_table = self.dataset.item_features(), self.dataset.user_features()
-        self.item_encoder = FeatureEncoder.fit(items.features if items else (), item_table, self.trained)
-        self.user_encoder = FeatureEncoder.fit(users.features if users else (), user_table, known_users)
+        before = None if warm_start is None else Before.of(warm_start, self.dataset)
+        if before is None:
+            self.item_encoder = FeatureEncoder.fit(items.features if items else (), item_table, self.trained)
+            self.user_encoder = FeatureEncoder.fit(users.features if users else (), user_table, known_users)
+        else:
+            self.item_encoder = before.grown(before.item_encoder, items, item_table, self.trained)
+            self.user_encoder = before.grown(before.user_encoder, users, user_table, known_users)
+        self.replay, self._news = replay, np.ones(self.dataset.num_users, dtype=bool)
+        if before is not None and before.trained_until is not None and times is not None:
+            self._news[known_users] = times[newest] > before.trained_until
+        if not self._drawn(0)[0].size and replay < 1:
+            raise WarmStartError(f"{dataset} has nothing newer to train on than {warm_start} had; raise data.replay")
+        # Each item's share of the targets of an epoch, as is expected: who is replayed counts as often as drawn.
+        weights = np.repeat(np.where(self._news, 1.0, replay), lengths)[is_target]
+        targets = np.asarray(self.dataset.items)[is_target]
+        expected = np.bincount(targets, weights=weights, minlength=self.dataset.num_items)
+        self.frequency = (expected / max(1, expected.sum())).astype(np.float32)
         self.item_codes = self.item_encoder.encode(item_table)
         self.profiles = self.user_encoder.encode(user_table)
 
@@ -104,6 +129,7 @@ class HistoryData(pl.LightningDataModule):
         return self.dataset.times is not None
 
     def train_dataloader(self) -> DataLoader[TrainBatch]:
+        """Batches of training sequences; where several workers train, each gets its share of every batch."""
         starts, ends = self._starts, self.cuts.validation_start
         users = np.flatnonzero(ends - starts >= 2)
         if not len(users):
@@ -112,12 +138,28 @@ class HistoryData(pl.LightningDataModule):
         count = len(like_lengths(lengths, self.batch_positions, np.random.default_rng(0)))
 
         def epoch() -> Iterator[TrainBatch]:
-            # Seeded by the epoch, so that a resumed run goes on as the undisturbed one would.
+            # Seeded by the epoch, so that a resumed run goes on as the undisturbed one would, and all workers draw the
+            # same batches.
             now = self.trainer.current_epoch if self.trainer else 0
-            for chosen in like_lengths(lengths, self.batch_positions, np.random.default_rng((self.seed, now))):
-                yield self._train_batch(users[chosen], starts[users[chosen]], ends[users[chosen]])
+            rank, workers = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+            for batch in like_lengths(lengths, self.batch_positions, np.random.default_rng((self.seed, now))):
+                part, weight = share(batch, lengths, rank, workers)
+                chosen = users[part]
+                yield replace(self._train_batch(chosen, starts[chosen], ends[chosen]), weight=weight)
 
         return DataLoader(Stream(count, epoch), batch_size=None)
+
+    def _drawn(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Whom an epoch trains on, and the length to batch each as: the same lengths in every epoch.
+
+        Returns:
+            User rows, int64 [n], and their numbers of positions [n], at least their own.
+        """
+        lengths = self.cuts.validation_start - self._starts - 1
+        always = np.flatnonzero((lengths > 0) & self._news)
+        others = np.flatnonzero((lengths > 0) & ~self._news)
+        chosen, widths = replayed(lengths[others], self.replay, np.random.default_rng((self.seed, epoch, 1)))
+        return np.concatenate([always, others[chosen]]), np.concatenate([lengths[always], widths])
 
     def val_dataloader(self) -> DataLoader[QueryBatch]:
         return self.query_loader(self.queries("validation"))
@@ -164,8 +206,10 @@ class HistoryData(pl.LightningDataModule):
         return {
             "dataset": self.dataset.manifest.digest,
             "item_ids": self.dataset.item_ids.digest,
+            "event_names": self.dataset.event_names,
             "split": described(self.split),
             "trained": torch.from_numpy(self.trained),
+            "trained_until": self.trained_until,
             "item_encoder": self.item_encoder.to_dict(),
             "user_encoder": self.user_encoder.to_dict(),
         }
@@ -178,5 +222,5 @@ class HistoryData(pl.LightningDataModule):
             if state_dict[name] != own[name]:
                 raise ArtifactError(
                     f"the checkpoint was trained with another {name.replace('_', ' ')} than {self.dataset.path} has "
-                    f"under {self.split}; use the dataset and the split it was trained on"
+                    f"under {self.split}; use the dataset and the split it was trained on, and its warm_start if any"
                 )

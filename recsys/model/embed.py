@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from recsys.artifacts import ArtifactError
 from recsys.data.batches import QueryBatch, query_loader, refuse_other_ids
 from recsys.data.dataset import Dataset
-from recsys.data.split import Queries
+from recsys.data.split import Queries, everyone
 from recsys.data.vocabulary import UNKNOWN, FeatureEncoder
 from recsys.model.losses import prefixes
 from recsys.model.towers import ITEM_ID, Towers
@@ -114,11 +114,15 @@ class Trained:
         )
 
 
+def _device(towers: Towers) -> torch.device:
+    return next(towers.parameters()).device
+
+
 def query_vectors(towers: Towers, item_ND: Tensor, batches: Any, count: int) -> np.ndarray:
     """The user vectors that a loader's queries ask for.
 
     Args:
-        towers: in evaluation mode.
+        towers: in evaluation mode, on any device.
         item_ND: the vectors of all items.
         batches: of `QueryBatch`, as `HistoryData.query_loader` gives.
         count: number of queries.
@@ -126,12 +130,42 @@ def query_vectors(towers: Towers, item_ND: Tensor, batches: Any, count: int) -> 
     Returns:
         float32 [count, D].
     """
-    vectors = np.zeros((count, item_ND.shape[1]), dtype=np.float32)
+    device = _device(towers)
+    vectors, item_ND = np.zeros((count, item_ND.shape[1]), dtype=np.float32), item_ND.to(device)
     batch: QueryBatch
     with torch.inference_mode():
         for batch in batches:
-            user_BLD = towers.user(F.embedding(batch.history.items_BL, item_ND), batch.history)
-            vectors[batch.query_Q.numpy()] = user_BLD.flatten(0, 1)[batch.position_Q].numpy()
+            history = batch.history.to(device)
+            user_BLD = towers.user(F.embedding(history.items_BL, item_ND), history)
+            vectors[batch.query_Q.numpy()] = user_BLD.flatten(0, 1)[batch.position_Q.to(device)].cpu().numpy()
+    return vectors
+
+
+def item_vectors(trained: Trained, data: Dataset, rows: slice = slice(None)) -> np.ndarray:
+    """The vectors of a dataset's items, float32 [N, D], or of the stretch `rows` of them, on the towers' device."""
+    start, stop, _ = rows.indices(data.num_items)
+    codes = trained.item_encoder.encode(data.item_features().slice(start, stop - start))
+    catalogue = Catalogue(codes, trained.trained[start:stop], np.arange(start, stop))
+    vectors: np.ndarray = catalogue.to(_device(trained.towers)).embed(trained.towers).cpu().numpy()
+    return vectors
+
+
+def user_vectors(trained: Trained, data: Dataset, item_ND: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
+    """The vectors of a dataset's users as they are now, float32 [U, D]; zeros for a user without a history.
+
+    Args:
+        trained: from a checkpoint.
+        data: where the histories stand.
+        item_ND: the vectors of all its items.
+        rows: a stretch of users; all of them if left out.
+    """
+    start, stop, _ = rows.indices(data.num_users)
+    asked = everyone(data)
+    asked = asked.take(np.flatnonzero((asked.user >= start) & (asked.user < stop)))
+    profiles = trained.user_encoder.encode(data.user_features())
+    batches = query_loader(data, asked, profiles, trained.towers.architecture.max_length)
+    vectors = np.zeros((stop - start, item_ND.shape[1]), dtype=np.float32)
+    vectors[asked.user - start] = query_vectors(trained.towers, torch.from_numpy(item_ND), batches, len(asked))
     return vectors
 
 

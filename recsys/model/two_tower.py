@@ -88,8 +88,9 @@ class TwoTower(pl.LightningModule):
         query_BLD = self.towers.user(F.embedding(history_BL, item_UD), batch.history)
         query_PD = query_BLD.flatten(0, 1)[batch.position_P]
         loss = self.loss(query_PD, item_UD, target_P, negative_S, log_count_S, unit=self.towers.architecture.unit)
-        self.log("train_loss", loss, prog_bar=True, on_epoch=True, on_step=False, batch_size=len(target_P))
-        return loss
+        positions = len(target_P) if batch.weight else 0  # of weight 0: what another worker counts already
+        self.log("train_loss", loss, prog_bar=True, on_epoch=True, on_step=False, batch_size=positions, sync_dist=True)
+        return loss * batch.weight
 
     def on_validation_epoch_start(self) -> None:
         self.item_ND = self.catalogue.embed(self.towers)

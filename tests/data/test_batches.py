@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.artifacts import ArtifactError
-from recsys.data.batches import like_lengths, query_loader
+from recsys.data.batches import like_lengths, query_loader, share
 from recsys.data.dataset import Dataset
 from recsys.data.history import GAP_BUCKETS, gap_buckets, histories, windows
 from recsys.data.module import HistoryData
@@ -107,11 +107,14 @@ def test_vocabulary_and_popularity_come_from_before_the_cut(shop):
     assert "late" in everything.item_encoder.learnt["brand"]["vocabulary"]
 
 
-def test_an_epoch_has_an_order_of_its_own_and_always_the_same(shop):
-    class AtEpoch:
-        def __init__(self, epoch):
-            self.current_epoch = epoch
+class AtEpoch:
+    """What a data module asks its trainer."""
 
+    def __init__(self, epoch, rank=0, workers=1):
+        self.current_epoch, self.global_rank, self.world_size = epoch, rank, workers
+
+
+def test_an_epoch_has_an_order_of_its_own_and_always_the_same(shop):
     def order(epoch, seed=0):
         data = data_of(shop, seed=seed)
         data.trainer = AtEpoch(epoch)
@@ -121,6 +124,40 @@ def test_an_epoch_has_an_order_of_its_own_and_always_the_same(shop):
     assert order(3) != order(4)
     assert order(3) != order(3, seed=1)
     assert len(order(3)) == len(order(4)) == len(data_of(shop).train_dataloader())
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=40).map(lambda said: np.array(said, dtype=np.int64)),
+    workers=st.integers(1, 12),
+    budget=st.integers(1, 200),
+)
+def test_weighted_means_of_shares_average_to_the_mean_of_the_batch(lengths, workers, budget):
+    value = np.random.default_rng(0).normal(size=len(lengths))  # of each position of a sequence
+    for batch in like_lengths(lengths, budget, np.random.default_rng(0)):
+        shares = [share(batch, lengths, rank, workers) for rank in range(workers)]
+        means = [weight * np.average(value[part], weights=lengths[part]) for part, weight in shares]
+        assert np.mean(means) == pytest.approx(np.average(value[batch], weights=lengths[batch]))
+        taken = [index for part, weight in shares if weight for index in part.tolist()]
+        assert sorted(taken) == sorted(batch.tolist())
+        assert all(len(part) for part, _ in shares)
+
+
+def test_workers_share_every_batch_that_one_alone_would_have(shop):
+    def targets(rank=0, workers=1):
+        data = data_of(shop)
+        data.trainer = AtEpoch(2, rank, workers)
+        return list(data.train_dataloader())
+
+    alone, shared = targets(), [targets(rank, 3) for rank in range(3)]
+    assert [len(batches) for batches in shared] == [len(alone)] * 3
+    for whole, *parts in zip(alone, *shared, strict=True):
+        assert whole.weight == 1
+        counts = [len(part.target_P) if part.weight else 0 for part in parts]
+        assert sum(counts) == len(whole.target_P)
+        assert [part.weight for part in parts] == pytest.approx([3 * n / len(whole.target_P) for n in counts])
+        taken = torch.cat([part.target_P for part in parts if part.weight])
+        assert sorted(taken.tolist()) == sorted(whole.target_P.tolist())
 
 
 @pytest.mark.parametrize("budget", [1, 20, 1_000])

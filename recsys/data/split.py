@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
@@ -39,13 +40,33 @@ class Split(Protocol):
 class TimeSplit:
     """Cuts the whole log at two moments, so that nothing is learnt from the future.
 
+    Each period is said in one of three ways: as a share of the interactions (0.1); as the ISO 8601 moment at which it
+    starts ("2026-01-31T00:00"); or as a span counted back ("36h", "7d", "2w"), so that a nightly configuration needs
+    no date. A span counts back from the end of its period, which is not in it: for test the millisecond after the
+    newest interaction, for validation the moment at which test starts. So of a log that knows only days, "1d" is the
+    last day alone.
+
     Args:
-        validation: share of the interactions in the validation period, or the ISO 8601 moment at which it starts.
-        test: share of the interactions in the test period, the newest ones, or the moment at which it starts.
+        validation: the validation period.
+        test: the test period, the newest one.
+
+    Raises:
+        ValueError: the text is neither a span nor a moment; the message names it.
     """
 
     validation: float | str = 0.1
     test: float | str = 0.1
+
+    def __post_init__(self) -> None:
+        for name, said in (("validation", self.validation), ("test", self.test)):
+            if isinstance(said, str) and _span(said) is None:
+                try:
+                    datetime.fromisoformat(said)
+                except ValueError:
+                    raise ValueError(
+                        f"{name} cannot be {said!r}; give a share of the interactions (0.1), a span counted back "
+                        "('36h', '7d', '2w') or the ISO 8601 moment at which it starts ('2026-01-31T00:00')"
+                    ) from None
 
     def cut(self, dataset: Dataset) -> Cuts:
         if dataset.times is None:
@@ -54,24 +75,39 @@ class TimeSplit:
         if both and not 0 <= self.validation + self.test < 1:  # type: ignore[operator]
             raise ValueError(f"validation {self.validation} and test {self.test} leave nothing to train on; lower them")
         times = np.asarray(dataset.times)
-        test = self._moment(times, self.test, 0.0)
+        test = self._moment(times, self.test, 0.0, int(times.max(initial=0)) + 1)
         share = self.test if isinstance(self.test, float) else float(np.mean(times >= test))
-        validation = self._moment(times, self.validation, share)
+        validation = self._moment(times, self.validation, share, test)
         if isinstance(self.validation, float):
             validation = min(validation, test)  # the moment of the first interaction of the test period may be later
         if validation > test:
             raise ValueError(f"validation starts at {self.validation}, after test at {self.test}; swap them")
+        spans = [said for said in (self.validation, self.test) if isinstance(said, str) and _span(said) is not None]
+        if spans and len(times) and validation <= times.min():
+            raise ValueError(
+                f"validation {self.validation} and test {self.test} reach back to the oldest interaction of "
+                f"{dataset.path} and leave nothing to train on; shorten {' and '.join(spans)}"
+            )
         return Cuts(_first_not(dataset, times < validation), _first_not(dataset, times < test))
 
     @staticmethod
-    def _moment(times: np.ndarray, said: float | str, newer: float) -> int:
+    def _moment(times: np.ndarray, said: float | str, newer: float, end: int) -> int:
+        """The first moment of a period, in milliseconds; `newer` is the share after it, `end` the first moment after."""
         if isinstance(said, str):
+            if (span := _span(said)) is not None:
+                return end - span
             moment = datetime.fromisoformat(said)
             return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
         after = round(len(times) * (said + newer))  # interactions at or after the moment
         if after == 0 or len(times) == 0:
             return int(times.max(initial=0)) + 1
         return int(np.partition(times, len(times) - after)[len(times) - after])
+
+
+def _span(said: str) -> int | None:
+    """The milliseconds of a span such as "36h"; None if the text is none."""
+    found = re.fullmatch(r"(\d{1,6})([hdw])", said, re.ASCII)
+    return int(found[1]) * {"h": 1, "d": 24, "w": 7 * 24}[found[2]] * 3_600_000 if found else None
 
 
 @dataclass(frozen=True)

@@ -94,8 +94,8 @@ class HistoryData(pl.LightningDataModule):
         else:
             self.item_encoder = before.grown(before.item_encoder, items, item_table, self.trained)
             self.user_encoder = before.grown(before.user_encoder, users, user_table, known_users)
-        self.replay, self._news = replay, np.ones(self.dataset.num_users, dtype=bool)
-        if before is not None and before.trained_until is not None and times is not None:
+        self.warm_start, self.replay, self._news = warm_start, replay, np.ones(self.dataset.num_users, dtype=bool)
+        if before is not None and before.trained_until is not None and times is not None and replay < 1:
             self._news[known_users] = times[newest] > before.trained_until
         if not self._drawn(0)[0].size and replay < 1:
             raise WarmStartError(f"{dataset} has nothing newer to train on than {warm_start} had; raise data.replay")
@@ -103,7 +103,7 @@ class HistoryData(pl.LightningDataModule):
         weights = np.repeat(np.where(self._news, 1.0, replay), lengths)[is_target]
         targets = np.asarray(self.dataset.items)[is_target]
         expected = np.bincount(targets, weights=weights, minlength=self.dataset.num_items)
-        self.frequency = (expected / max(1, expected.sum())).astype(np.float32)
+        self.frequency = (expected / (expected.sum() or 1)).astype(np.float32)
         self.item_codes = self.item_encoder.encode(item_table)
         self.profiles = self.user_encoder.encode(user_table)
 

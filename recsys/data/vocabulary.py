@@ -61,6 +61,31 @@ class FeatureEncoder:
         rows = pa.array(known)
         return cls(used, {feature.name: _learn(feature, table.column(feature.name).filter(rows)) for feature in used})
 
+    def grown(self, features: tuple[Feature, ...], table: pa.Table, known: np.ndarray) -> Self:
+        """An encoder that knows new values, too; every code and scale of this one keeps its meaning.
+
+        Values not met before follow the old ones, sorted among themselves. Means and deviations stay: the weights
+        that read them were trained on that scale.
+
+        Args:
+            features: the features declared now.
+            table: as for `fit`, of the grown data.
+            known: bool [rows], the rows to learn from.
+
+        Raises:
+            ValueError: a feature came, went or is of another kind, or its vectors are of another length.
+        """
+        old, now = ({said.name: said.kind for said in some if said.embed} for some in (self.features, features))
+        if changed := sorted(name for name in old.keys() | now.keys() if old.get(name) != now.get(name)):
+            was, is_now = old.get(changed[0], "not declared"), now.get(changed[0], "not declared")
+            raise ValueError(f"feature {changed[0]!r} was {was} and is now {is_now}")
+        rows = pa.array(known)
+        learnt = {
+            feature.name: _more(feature, self.learnt[feature.name], table.column(feature.name).filter(rows))
+            for feature in self.features
+        }
+        return type(self)(self.features, learnt)
+
     @property
     def inputs(self) -> tuple[Input, ...]:
         """What a tower must embed, feature by feature."""
@@ -140,13 +165,11 @@ def hashed_ngrams(text: str | None) -> list[int]:
 def _learn(feature: Feature, column: pa.ChunkedArray) -> dict[str, Any]:
     match feature.kind:
         case "categorical" | "multi":
-            values = pc.list_flatten(column) if feature.kind == "multi" else column
-            # Sorted, so that the same data gives the same codes whatever the order of its rows.
-            return {"vocabulary": sorted(pc.unique(values).drop_null().to_pylist())}
+            return {"vocabulary": _values(feature, column)}
         case "text":
             return {}
         case "vector":
-            lengths = pc.unique(pc.list_value_length(column)).drop_null().to_pylist()
+            lengths = _lengths(column)
             if not lengths:
                 raise ValueError(f"no vector of feature {feature.name!r} is known to training; leave the feature out")
             if len(lengths) != 1:
@@ -157,6 +180,29 @@ def _learn(feature: Feature, column: pa.ChunkedArray) -> dict[str, Any]:
             values = values[np.isfinite(values)]
             spread = float(values.std()) if len(values) else 0.0
             return {"mean": float(values.mean()) if len(values) else 0.0, "std": spread or 1.0}
+
+
+def _more(feature: Feature, learnt: dict[str, Any], column: pa.ChunkedArray) -> dict[str, Any]:
+    match feature.kind:
+        case "categorical" | "multi":
+            old = set(learnt["vocabulary"])
+            return {"vocabulary": learnt["vocabulary"] + [v for v in _values(feature, column) if v not in old]}
+        case "vector":
+            if others := [length for length in _lengths(column) if length != learnt["dimension"]]:
+                raise ValueError(
+                    f"the vectors of feature {feature.name!r} had length {learnt['dimension']} and now {others[0]}"
+                )
+    return learnt
+
+
+def _values(feature: Feature, column: pa.ChunkedArray) -> list[str]:
+    values = pc.list_flatten(column) if feature.kind == "multi" else column
+    # Sorted, so that the same data gives the same codes whatever the order of its rows.
+    return sorted(pc.unique(values).drop_null().to_pylist())
+
+
+def _lengths(column: pa.ChunkedArray) -> list[int]:
+    return pc.unique(pc.list_value_length(column)).drop_null().to_pylist()
 
 
 def _codes(column: pa.ChunkedArray, vocabulary: list[str]) -> np.ndarray:

@@ -59,14 +59,12 @@ def write_vectors(checkpoint: Path, dataset: Path, out: Path, *, embed: Embed = 
         embed: how; a cluster has its own way.
 
     Raises:
-        ArtifactError: checkpoint and dataset do not belong together, or a vector is not finite.
+        ArtifactError: checkpoint and dataset do not belong together.
     """
     data, trained = Dataset.open(dataset), Trained.open(checkpoint)
     refuse_other_ids(trained.item_ids, data)
     with writing(out, VECTORS, _STAGE_VERSION) as draft:
         for name, values in zip(("item_vectors", "user_vectors"), embed(trained, data), strict=True):
-            if not np.isfinite(values).all():
-                raise ArtifactError(f"{name} of {checkpoint} are not finite; did the training diverge?")
             np.save(draft.path / f"{name}.npy", values)
         draft.content.update(checkpoint=sha256_of(checkpoint), dataset=data.manifest.digest)
     return read_manifest(out, VECTORS, _STAGE_VERSION)
@@ -79,9 +77,15 @@ def write_index(vectors: Path, out: Path, *, kind: Kind | None = None) -> Manife
         vectors: what `write_vectors` wrote.
         out: the directory to write.
         kind: of index; chosen by the size of the catalogue if left out.
+
+    Raises:
+        ArtifactError: a vector is not finite.
     """
     made = verify(vectors, VECTORS, _STAGE_VERSION)
     items, users = (np.load(vectors / f"{name}.npy", mmap_mode="r") for name in ("item_vectors", "user_vectors"))
+    for name, values in (("item_vectors", items), ("user_vectors", users)):
+        if not np.isfinite(values).all():
+            raise ArtifactError(f"{vectors / name}.npy is not finite; did the training diverge?")
     with writing(out, INDEX, _STAGE_VERSION) as draft:
         index = build(items, kind)
         index.save(draft.path / "index.faiss")
@@ -143,7 +147,7 @@ def seal(
             schema=data.schema.to_dict(),
             dataset=data.manifest.digest,
             checkpoint=digest,
-            trained_until=getattr(trained, "trained_until", None),
+            trained_until=trained.trained_until,
             item_ids=data.item_ids.digest,
             user_ids=data.user_ids.digest,
             items=data.num_items,

@@ -122,9 +122,9 @@ def categories(base: Dataset, dataset: Dataset) -> list[Category]:
         old = old[times > times.max() - RECENT * DAY]
     before = np.bincount(old, minlength=base.num_items)
     tables = base.item_features(), dataset.item_features()
-    kept = {feature.name for feature in _grouping(dataset.schema.items)}
+    kept = {feature.name for feature in grouping(dataset.schema.items)}
     found = []
-    for feature in _grouping(base.schema.items):
+    for feature in grouping(base.schema.items):
         if feature.name not in kept:
             continue
         was = by_value(tables[0].column(feature.name), before)
@@ -276,7 +276,7 @@ def overlaps(before: Lists, after: Lists) -> np.ndarray:
     )
 
 
-def _grouping(entity: Entity | None) -> list[Feature]:
+def grouping(entity: Entity | None) -> list[Feature]:
     """The attributes whose values group items."""
     return [feature for feature in (entity.features if entity else ()) if feature.kind in ("categorical", "multi")]
 

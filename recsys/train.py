@@ -101,11 +101,12 @@ class TrainCLI(LightningCLI):
         return trainer
 
 
-def run(arguments: list[str]) -> None:
+def run(arguments: list[str], cli: type[TrainCLI] = TrainCLI) -> None:
     """Runs one of the Lightning subcommands.
 
     Args:
         arguments: the subcommand and its options, as on the command line.
+        cli: what runs it; a cluster's workers have their own.
     """
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's own calls
     for message in _NOISE:
@@ -113,7 +114,7 @@ def run(arguments: list[str]) -> None:
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).addFilter(lambda record: "Tip:" not in record.getMessage())
     try:
-        TrainCLI(
+        cli(
             TwoTower,
             HistoryData,
             args=arguments,

@@ -14,10 +14,12 @@ from recsys.index.exact import best, checked, unfilled
 # Where no more than this share of the items is eligible, their vectors are gathered and scored exactly. Measured on one
 # core, D 64: at 5 % of 50,000 items 90 µs against 140 µs for FAISS's scan with a selector; at 50 % gathering loses.
 # A graph would also lose recall to so narrow a filter, so for it some thousands are always gathered; inverted lists
-# give a vector back in 1 to 2.5 µs and scan all their items in 8 to 20 ns each, so they gather fewer.
+# give a vector back in 1 to 2.5 µs and scan all their items in 8 to 20 ns each, so they gather fewer. What is quantised
+# keeps its vectors in the file, where each that is gathered may cost a read.
 GATHERED_SHARE = 1 / 16
 GATHERED_ITEMS_HNSW = 2_000
 GATHERED_SHARE_IVF = 1 / 128
+_LISTS_LOOKED_IN = 8  # for one row: the list it was put in is the nearest, unless rounding made a near one nearer
 _CHUNK = 1 << 16  # vectors gathered at a time, so that a fallback over millions of items stays within cache and memory
 
 
@@ -28,10 +30,11 @@ class Index:
     where it can; a server wants `recsys.index.engine.use_one_thread`.
 
     Args:
-        index: an inner-product IndexFlat, IndexScalarQuantizer, IndexHNSW or IndexIVF (with its direct map made).
+        index: an inner-product IndexFlat, IndexScalarQuantizer, IndexHNSW, IndexIVF (with its direct map made), or
+            IndexRefine of an IndexIVFPQ and an IndexScalarQuantizer.
 
     Raises:
-        ValueError: it is none of these, or of another metric.
+        ValueError: it is none of these, or of another metric, or its two parts hold different numbers of vectors.
     """
 
     def __init__(self, index: Any) -> None:
@@ -39,11 +42,25 @@ class Index:
         self.kind = _kind_of(index)
         if index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise ValueError(f"the {self.kind} index has FAISS metric {index.metric_type}; build it for inner product")
+        # Where the vectors are, in the order of rows, and the inverted lists, if it has them: for most kinds itself.
+        self._stored: Any = index
+        self._lists: Any = index if self.kind == "ivf" else None
+        if self.kind == "pq":
+            self._stored, self._lists = faiss.downcast_index(index.refine_index), faiss.downcast_index(index.base_index)
+            if {self._stored.ntotal, self._lists.ntotal} != {index.ntotal}:
+                raise ValueError(
+                    f"the pq index holds {self._stored.ntotal} vectors and {self._lists.ntotal} codes; build it again"
+                )
+        # Read once: another Index over the same lists or graph may search them harder.
+        self._effort = (
+            index.hnsw.efSearch if self.kind == "hnsw" else self._lists.nprobe if self._lists is not None else 0
+        )
         self._vectors = index.get_xb() if self.kind == "flat" else None
         self._codes = None  # uint8 [N, 2 D], in place
-        if self.kind == "fp16" and index.ntotal:
-            size = index.ntotal * index.code_size
-            self._codes = faiss.rev_swig_ptr(index.codes.data(), size).reshape(index.ntotal, index.code_size)
+        if self.kind in ("fp16", "pq") and index.ntotal:
+            size = index.ntotal * self._stored.code_size
+            codes = faiss.rev_swig_ptr(self._stored.codes.data(), size)
+            self._codes = codes.reshape(index.ntotal, self._stored.code_size)
 
     @classmethod
     def load(cls, path: Path, *, num_items: int, dimension: int) -> Self:
@@ -103,6 +120,56 @@ class Index:
             raise ValueError(f"rows span {rows.min()} to {rows.max()}, the index holds 0 to {self.ntotal - 1}")
         return self._decoded(rows)
 
+    def misfit(self, rows: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """How far what the index holds for some rows is from what it would hold, had it been built from these vectors.
+
+        Comparing with `reconstruct` would not do: what an index rounds or quantises is far from the vectors it was
+        built from, and yet theirs. So each vector is encoded again, and the figure is by how much worse the index's
+        own code describes it. That is a difference of distances, not of codes, since on another machine a vector that
+        lies between two centroids may round to the other one, which describes it as well.
+
+        Args:
+            rows: int [n], each from 0 to ntotal − 1.
+            vectors: float32 [n, D], the vectors that these rows are said to have.
+
+        Returns:
+            float32 [n], in units of the vectors: about 0 where the index was built from them; their length, or √2
+            times it, where it was built from others.
+
+        Raises:
+            ValueError: a row lies outside the index, or the vectors are not one a row.
+        """
+        held = self.reconstruct(rows)
+        if vectors.shape != held.shape:
+            raise ValueError(f"vectors have shape {list(vectors.shape)}, expected {list(held.shape)}: one a row")
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        if len(held) == 0:
+            return np.empty(0, dtype=np.float32)
+        again = vectors if self.kind in ("flat", "hnsw") else _rounded(vectors)
+        apart = np.linalg.norm(held - vectors, axis=1) - np.linalg.norm(again - vectors, axis=1)
+        if self.kind == "pq":
+            apart = np.maximum(apart, self._misfit_of_codes(np.asarray(rows), vectors))
+        return np.maximum(apart, 0).astype(np.float32)
+
+    def _misfit_of_codes(self, rows: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """As `misfit`, of quantised codes [n]; the vector's own length where no list near it has the row."""
+        lists, quantizer = self._lists.invlists, self._lists.quantizer
+        nearest = quantizer.search(vectors, min(_LISTS_LOOKED_IN, self._lists.nlist))[1]
+        apart = np.linalg.norm(vectors, axis=1)
+        for place, (row, vector) in enumerate(zip(rows, vectors, strict=True)):
+            for number in nearest[place].tolist():
+                size = lists.list_size(number)
+                if size == 0 or not (at := (faiss.rev_swig_ptr(lists.get_ids(number), size) == row).nonzero()[0]).size:
+                    continue
+                code_size = self._lists.code_size
+                codes = faiss.rev_swig_ptr(lists.get_codes(number), size * code_size).reshape(size, code_size)
+                residual = (vector - quantizer.reconstruct(number))[None]
+                pq = self._lists.pq
+                held, again = pq.decode(codes[at[:1]].copy()), pq.decode(pq.compute_codes(residual))
+                apart[place] = np.linalg.norm(held - residual) - np.linalg.norm(again - residual)
+                break
+        return apart
+
     def search(
         self,
         queries: np.ndarray,
@@ -134,7 +201,7 @@ class Index:
         if eligible is not None:
             count = int(np.count_nonzero(eligible))
             share = count / self.ntotal
-            gathered = (GATHERED_SHARE_IVF if self.kind == "ivf" else GATHERED_SHARE) * self.ntotal
+            gathered = (GATHERED_SHARE_IVF if self._lists is not None else GATHERED_SHARE) * self.ntotal
             if count <= (max(gathered, GATHERED_ITEMS_HNSW) if self.kind == "hnsw" else gathered):
                 return self._gathered(queries, k, _allowed(self.ntotal, eligible, exclude).nonzero()[0])
         if self._vectors is not None and len(queries) == 1:
@@ -145,9 +212,9 @@ class Index:
         """The vectors of rows int64 [n] within the index, float32 [n, D]."""
         vectors: np.ndarray
         if self._codes is None:
-            vectors = self._index.reconstruct_batch(rows)
+            vectors = self._stored.reconstruct_batch(rows)
         else:  # eight times faster than reconstruct_batch, which sets up a decoder for every row
-            vectors = self._index.sa_decode(self._codes[rows])
+            vectors = self._stored.sa_decode(self._codes[rows])
         return vectors
 
     def _scanned(
@@ -194,8 +261,8 @@ class Index:
         parameters = self._parameters(selector, depth, num_excluded, share)
         scores, rows = self._index.search(queries, depth, params=parameters)
         if (starved := (rows[:, -1] < 0).nonzero()[0]).size:
-            if self.kind == "ivf":  # an exact search: every list is visited
-                everywhere = faiss.SearchParametersIVF(sel=selector, nprobe=self._index.nlist)
+            if self._lists is not None:  # every list is visited
+                everywhere = self._probing(selector, self._lists.nlist, depth, num_excluded)
                 scores[starved], rows[starved] = self._index.search(queries[starved], depth, params=everywhere)
             else:
                 allowed = _allowed(self.ntotal, eligible, exclude).nonzero()[0]
@@ -214,7 +281,7 @@ class Index:
         """A FAISS selector of what may be returned, and the memory it points into."""
         if eligible is None and exclude is None:
             return None, None
-        if eligible is None and self.kind in ("hnsw", "ivf"):  # they visit few items: do not touch a bit for each
+        if eligible is None and self.kind in ("hnsw", "ivf", "pq"):  # they visit few items: do not touch a bit for each
             return faiss.IDSelectorNot(faiss.IDSelectorBatch(exclude)), None
         bits = np.packbits(_allowed(self.ntotal, eligible, exclude), bitorder="little")
         return faiss.IDSelectorBitmap(bits), bits
@@ -226,13 +293,24 @@ class Index:
         Two candidates more for each lift HNSW from 0.87 to 0.94 of the true ten when the nearest 200 are excluded.
         """
         if self.kind == "hnsw":
-            effort = max(self._index.hnsw.efSearch, k) / share + 2 * num_excluded
+            effort = max(self._effort, k) / share + 2 * num_excluded
             return faiss.SearchParametersHNSW(sel=selector, efSearch=int(min(effort, self.ntotal)))
-        if self.kind == "ivf":
-            a_list = max(1.0, self.ntotal / self._index.nlist)
-            probes = self._index.nprobe / share + 4 * num_excluded / a_list
-            return faiss.SearchParametersIVF(sel=selector, nprobe=int(min(np.ceil(probes), self._index.nlist)))
+        if self._lists is not None:
+            a_list = max(1.0, self.ntotal / self._lists.nlist)
+            probes = self._effort / share + 4 * num_excluded / a_list
+            return self._probing(selector, int(min(np.ceil(probes), self._lists.nlist)), k, num_excluded)
         return faiss.SearchParameters(sel=selector)
+
+    def _probing(self, selector: Any, probes: int, k: int, num_excluded: int) -> Any:
+        """FAISS's parameters of a search that visits `probes` lists.
+
+        Codes tell far items apart less well than near ones, so what is excluded is made good by as many candidates.
+        """
+        lists = faiss.SearchParametersIVF(sel=selector, nprobe=probes)
+        if self.kind == "ivf":
+            return lists
+        reranked = self._index.k_factor + num_excluded / k
+        return faiss.IndexRefineSearchParameters(k_factor=reranked, base_index_params=lists)
 
 
 def _kind_of(index: Any) -> str:
@@ -244,7 +322,18 @@ def _kind_of(index: Any) -> str:
     ):
         if isinstance(index, form):
             return kind
+    if (
+        isinstance(index, faiss.IndexRefine)
+        and isinstance(faiss.downcast_index(index.base_index), faiss.IndexIVFPQ)
+        and isinstance(faiss.downcast_index(index.refine_index), faiss.IndexScalarQuantizer)
+    ):
+        return "pq"
     raise ValueError(f"an index of type {type(index).__name__} is not supported; use recsys.index.build")
+
+
+def _rounded(vectors: np.ndarray) -> np.ndarray:
+    """float32 [n, D] as half precision keeps them."""
+    return vectors.astype(np.float16).astype(np.float32)
 
 
 def _allowed(num_items: int, eligible: np.ndarray | None, exclude: np.ndarray | None) -> np.ndarray:

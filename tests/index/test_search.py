@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.artifacts import ArtifactError
-from recsys.index.build import Flat, HalfPrecision, Hnsw, Ivf, build
+from recsys.index.build import Flat, HalfPrecision, Hnsw, Ivf, IvfPq, build
 from recsys.index.engine import faiss, use_one_thread
 from recsys.index.exact import Exact, best
 from recsys.index.search import GATHERED_ITEMS_HNSW, Index
 
-KINDS = [Flat(), HalfPrecision(), Hnsw(neighbours=16, build_effort=60), Ivf(lists=32, probed_share=1 / 8)]
+KINDS = [Flat(), HalfPrecision(), Hnsw(neighbours=16, build_effort=60), Ivf(lists=32, probed_share=1 / 8), IvfPq(lists=32, probed_share=1 / 8)]
 NAMES = [type(kind).__name__ for kind in KINDS]
 NUM_ITEMS, DIMENSION = 6_000, 16
 assert NUM_ITEMS > 2 * GATHERED_ITEMS_HNSW  # so that filters of 50 % reach FAISS's own search

@@ -17,6 +17,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from recsys.data.module import HistoryData
+from recsys.model.checkpoints import DurableCheckpoints
 from recsys.model.top_k import TopKWriter
 from recsys.model.two_tower import K, TwoTower
 
@@ -25,6 +26,7 @@ EXAMPLES = """
 examples:
   recsys fit --config configs/ml-1m.yaml
   recsys fit --config configs/ml-1m.yaml --ckpt_path last --trainer.max_epochs 40
+  recsys fit --config configs/ml-1m.yaml --warm_start demo/run/best.ckpt --data.replay 0.3 --out demo/tonight
   recsys fit --data.dataset demo/dataset --model.loss SampledSoftmax --model.loss.uniform 1024
   recsys test --config configs/ml-1m.yaml --ckpt_path demo/run/best.ckpt
   recsys predict --config configs/ml-1m.yaml --ckpt_path demo/run/best.ckpt --top_k.k 20
@@ -58,6 +60,9 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--out", default="runs/two-tower", help="where logs and checkpoints go")
+        parser.add_argument(
+            "--warm_start", type=Path | None, default=None, help="the checkpoint whose weights training starts from"
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.add_lightning_class_args(TopKWriter, "top_k")
@@ -77,6 +82,8 @@ class TrainCLI(LightningCLI):
         for size in ("num_items", "item_inputs", "user_inputs", "num_events", "has_times"):
             parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
         parser.link_arguments("model.architecture.max_length", "data.max_length")
+        for part in ("data", "model"):
+            parser.link_arguments("warm_start", f"{part}.warm_start")
         parser.link_arguments("out", "trainer.default_root_dir")
         parser.link_arguments("out", "checkpoint.dirpath")
         parser.link_arguments("out", "top_k.path", compute_fn=_top_k_path)
@@ -92,6 +99,8 @@ class TrainCLI(LightningCLI):
         said = self.config[self.subcommand]
         if said.trainer.logger in (None, True):
             kwargs["logger"] = [CSVLogger(said.out, name="logs"), TensorBoardLogger(said.out, name="tensorboard")]
+        given = kwargs.get("plugins", self._get(self.config_init, "trainer").plugins) or []
+        kwargs["plugins"] = [*(given if isinstance(given, list) else [given]), DurableCheckpoints()]
         trainer = super().instantiate_trainer(**kwargs)
         if not sys.stderr.isatty():
             bars = [c for c in trainer.callbacks if isinstance(c, pl.callbacks.ProgressBar)]  # type: ignore[attr-defined]

@@ -97,7 +97,7 @@ class HistoryData(pl.LightningDataModule):
         self.warm_start, self.replay, self._news = warm_start, replay, np.ones(self.dataset.num_users, dtype=bool)
         if before is not None and before.trained_until is not None and times is not None and replay < 1:
             self._news[known_users] = times[newest] > before.trained_until
-        if not self._drawn(0)[0].size and replay < 1:
+        if not self._news.all() and not self._drawn(0)[0].size:
             raise WarmStartError(f"{dataset} has nothing newer to train on than {warm_start} had; raise data.replay")
         # Each item's share of the targets of an epoch, as is expected: who is replayed counts as often as drawn.
         weights = np.repeat(np.where(self._news, 1.0, replay), lengths)[is_target]
@@ -131,18 +131,19 @@ class HistoryData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[TrainBatch]:
         """Batches of training sequences; where several workers train, each gets its share of every batch."""
         starts, ends = self._starts, self.cuts.validation_start
-        users = np.flatnonzero(ends - starts >= 2)
-        if not len(users):
+        _, widths = self._drawn(0)
+        if not len(widths):
             raise ValueError("no user has two interactions to train on; a target needs a history before it")
-        lengths = (ends - starts - 1)[users]
-        count = len(like_lengths(lengths, self.batch_positions, np.random.default_rng(0)))
+        count = len(like_lengths(widths, self.batch_positions, np.random.default_rng(0)))
 
         def epoch() -> Iterator[TrainBatch]:
             # Seeded by the epoch, so that a resumed run goes on as the undisturbed one would, and all workers draw the
             # same batches.
             now = self.trainer.current_epoch if self.trainer else 0
             rank, workers = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-            for batch in like_lengths(lengths, self.batch_positions, np.random.default_rng((self.seed, now))):
+            users, widths = self._drawn(now)
+            lengths = (ends - starts - 1)[users]
+            for batch in like_lengths(widths, self.batch_positions, np.random.default_rng((self.seed, now))):
                 part, weight = share(batch, lengths, rank, workers)
                 chosen = users[part]
                 yield replace(self._train_batch(chosen, starts[chosen], ends[chosen]), weight=weight)

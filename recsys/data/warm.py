@@ -31,7 +31,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         said: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         said["data"] = remembered(said)
     except FileNotFoundError:
-        raise WarmStartError(f"there is no checkpoint {path} to start from; train in full, without warm_start") from None
+        raise _refusal(path, "there is no such file") from None
     except Exception as error:
         raise _refusal(path, f"it is not a checkpoint of `recsys fit` ({error!r})") from error
     return said
@@ -73,10 +73,12 @@ class Before:
             raise _refusal(path, "it does not say what its event codes mean")
         if names != dataset.event_names[: len(names)]:
             raise _refusal(path, f"its events {names} are not the first ones of {dataset.event_names}")
-        encoders = (FeatureEncoder.from_dict(said[name]) for name in ("item_encoder", "user_encoder"))
-        return cls(path, *encoders, said.get("trained_until"))
+        item_encoder, user_encoder = (FeatureEncoder.from_dict(said[f"{name}_encoder"]) for name in ("item", "user"))
+        return cls(path, item_encoder, user_encoder, said.get("trained_until"))
 
-    def grown(self, encoder: FeatureEncoder, entity: Entity | None, table: pa.Table, known: np.ndarray) -> FeatureEncoder:
+    def grown(
+        self, encoder: FeatureEncoder, entity: Entity | None, table: pa.Table, known: np.ndarray
+    ) -> FeatureEncoder:
         """One of the encoders, grown by what training knows now (see `FeatureEncoder.grown`)."""
         try:
             return encoder.grown(entity.features if entity else (), table, known)

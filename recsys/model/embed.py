@@ -17,6 +17,7 @@ from recsys.data.batches import QueryBatch, query_loader, refuse_other_ids
 from recsys.data.dataset import Dataset
 from recsys.data.split import Queries, everyone
 from recsys.data.vocabulary import UNKNOWN, FeatureEncoder
+from recsys.data.warm import remembered
 from recsys.model.losses import prefixes
 from recsys.model.towers import ITEM_ID, Towers
 
@@ -73,6 +74,8 @@ class Trained:
         trained: bool [N], which items training knew.
         split: what it was held out from, as `described`.
         dimensions: the full one, then the prefixes that the loss trained, which vectors may be cut to.
+        trained_until: the newest training interaction, milliseconds since 1970; None if there were no times, or the
+            checkpoint is from before they were kept.
     """
 
     towers: Towers
@@ -83,6 +86,7 @@ class Trained:
     item_ids: str
     split: dict[str, Any]
     dimensions: tuple[int, ...]
+    trained_until: int | None = None
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -94,8 +98,7 @@ class Trained:
         try:
             said: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             towers, dimensions = Towers.from_config(said["towers"]), tuple(said["dimensions"])
-            # Lightning names a data module's state after its class.
-            data = next(value for name, value in said.items() if name.endswith("HistoryData"))
+            data = remembered(said)
         except FileNotFoundError:
             raise ArtifactError(f"there is no checkpoint {path}; run `recsys fit` first") from None
         except Exception as error:
@@ -111,6 +114,7 @@ class Trained:
             item_ids=data["item_ids"],
             split=data["split"],
             dimensions=dimensions,
+            trained_until=data.get("trained_until"),
         )
 
 

@@ -1,4 +1,4 @@
-"""A warm start's towers: an older checkpoint's weights, grown to the data of today; what still means the same is kept."""
+"""A warm start's towers: an older checkpoint's weights, grown to today's data; what means the same is kept."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def carried(state: Mapping[int, Mapping[str, Tensor]], old: Towers, new: Towers,
 
     Args:
         state: a checkpoint's, parameter number to `step`, `exp_avg` and `exp_avg_sq`.
-        old, new, trained: as `grown`.
+        old: as for `grown`.
+        new: as for `grown`.
+        trained: as for `grown`.
 
     Returns:
         The same, for the parameters of `new`.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -16,7 +17,10 @@ from recsys.data.batches import QueryBatch, TrainBatch
 from recsys.data.module import HistoryData
 from recsys.data.split import Queries
 from recsys.data.vocabulary import Input
-from recsys.model.embed import Catalogue
+from recsys.data.warm import read_checkpoint
+from recsys.model.callbacks import Finite, Repeatable
+from recsys.model.embed import Catalogue, Trained
+from recsys.model.grow import carried, described_by, grown, refuse_another_architecture
 from recsys.model.losses import FullSoftmax, Loss
 from recsys.model.towers import Architecture, Sizes, Towers
 
@@ -38,6 +42,8 @@ class TwoTower(pl.LightningModule):
         weight_decay: of AdamW.
         warmup_steps: steps over which the learning rate rises, at most a tenth of all.
         decay: whether the learning rate then falls to 0 by the last step, along a cosine.
+        warm_start: the checkpoint whose weights training starts from; linked from the command line.
+        optimizer: with a warm start, whether AdamW's moments start anew, or those of the checkpoint are carried on.
     """
 
     frequency_N: Tensor
@@ -56,6 +62,8 @@ class TwoTower(pl.LightningModule):
         weight_decay: float = 0.01,
         warmup_steps: int = 100,
         decay: bool = True,
+        warm_start: Path | None = None,
+        optimizer: Literal["reset", "carry"] = "reset",
     ) -> None:
         super().__init__()
         self.towers = Towers(Sizes(num_items, item_inputs, user_inputs, num_events, has_times), architecture)
@@ -65,14 +73,31 @@ class TwoTower(pl.LightningModule):
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
         self.decay = decay
+        self.warm_start = warm_start
+        self.optimizer = optimizer
 
     def setup(self, stage: str) -> None:
         data: HistoryData = self.trainer.datamodule  # type: ignore[attr-defined]
         self.catalogue = Catalogue(data.item_codes, data.trained)  # Lightning moves it with the towers
         self.register_buffer("frequency_N", torch.from_numpy(data.frequency), persistent=False)
         self.register_buffer("known_K", torch.from_numpy(np.flatnonzero(data.trained)), persistent=False)
+        if stage == "fit" and (self.warm_start or data.warm_start):
+            self._start_warm(data)
         if stage != "predict":
             self.asked = data.queries("test" if stage == "test" else "validation")
+
+    def _start_warm(self, data: HistoryData) -> None:
+        """Takes the checkpoint's weights; in a run that goes on from a later one, Lightning loads that over them."""
+        if self.warm_start is None or self.warm_start != data.warm_start:
+            raise ValueError(
+                f"model.warm_start is {self.warm_start}, data.warm_start {data.warm_start}; give both the same"
+            )
+        before = Trained.open(self.warm_start)
+        described = described_by(data.item_codes, data.num_items)
+        self.towers.load_state_dict(grown(before.towers, self.towers, before.trained, described))
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [Repeatable(), Finite()]
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
         history_BL, target_P = batch.history.items_BL, batch.target_P
@@ -128,6 +153,10 @@ class TwoTower(pl.LightningModule):
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused
         )
+        if self.warm_start and self.optimizer == "carry":
+            said, before = read_checkpoint(self.warm_start)["optimizer_states"][0], Trained.open(self.warm_start)
+            state = carried(said["state"], before.towers, self.towers, before.trained)
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         steps = self.trainer.estimated_stepping_batches  # infinite if nothing but early stopping ends the training
         warmup = min(self.warmup_steps, steps / 10)
 
@@ -153,12 +182,7 @@ class TwoTower(pl.LightningModule):
             raise ArtifactError("the file is not a checkpoint of `recsys fit`; check its path")
         data.load_state_dict(state)
         own = self.towers.config()["architecture"]
-        for name, value in checkpoint["towers"]["architecture"].items():
-            if name not in ("dropout", "id_dropout") and value != own[name]:
-                raise ArtifactError(
-                    f"the checkpoint was trained with architecture.{name} {value}, the configuration says "
-                    f"{own[name]}; use the configuration it was trained with"
-                )
+        refuse_another_architecture(checkpoint["towers"]["architecture"], own, ArtifactError)
 
 
 def _ndcg_and_hit(top_QK: Tensor, asked: Queries) -> tuple[Tensor, Tensor]:

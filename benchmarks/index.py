@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.table import emit, parser
-from recsys.index.build import Flat, HalfPrecision, Hnsw, Ivf, build, measured_recall
+from recsys.index.build import Flat, HalfPrecision, Hnsw, Ivf, IvfPq, build, measured_recall
 from recsys.index.engine import faiss, use_one_thread
 from recsys.index.exact import Exact
 from recsys.index.search import Index
@@ -42,7 +42,7 @@ def main() -> None:
 
     use_one_thread()
     rows = [_floor(vectors, queries), _peer(vectors, queries, seen)]
-    for kind in (Flat(), HalfPrecision(), Hnsw(), Ivf()):
+    for kind in (Flat(), HalfPrecision(), Hnsw(), Ivf(), IvfPq()):
         faiss.omp_set_num_threads(os.cpu_count() or 1)
         started = time.perf_counter()
         index = build(vectors, kind)

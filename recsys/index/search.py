@@ -55,6 +55,7 @@ class Index:
         self._effort = (
             index.hnsw.efSearch if self.kind == "hnsw" else self._lists.nprobe if self._lists is not None else 0
         )
+        self._reranked = index.k_factor if self.kind == "pq" else 1
         self._vectors = index.get_xb() if self.kind == "flat" else None
         self._codes = None  # uint8 [N, 2 D], in place
         if self.kind in ("fp16", "pq") and index.ntotal:
@@ -309,7 +310,7 @@ class Index:
         lists = faiss.SearchParametersIVF(sel=selector, nprobe=probes)
         if self.kind == "ivf":
             return lists
-        reranked = self._index.k_factor + num_excluded / k
+        reranked = self._reranked + num_excluded / k
         return faiss.IndexRefineSearchParameters(k_factor=reranked, base_index_params=lists)
 
 

@@ -15,7 +15,13 @@ from recsys.index.engine import faiss, use_one_thread
 from recsys.index.exact import Exact, best
 from recsys.index.search import GATHERED_ITEMS_HNSW, Index
 
-KINDS = [Flat(), HalfPrecision(), Hnsw(neighbours=16, build_effort=60), Ivf(lists=32, probed_share=1 / 8), IvfPq(lists=32, probed_share=1 / 8)]
+KINDS = [
+    Flat(),
+    HalfPrecision(),
+    Hnsw(neighbours=16, build_effort=60),
+    Ivf(lists=32, probed_share=1 / 8),
+    IvfPq(lists=32, probed_share=1 / 8),
+]
 NAMES = [type(kind).__name__ for kind in KINDS]
 NUM_ITEMS, DIMENSION = 6_000, 16
 assert NUM_ITEMS > 2 * GATHERED_ITEMS_HNSW  # so that filters of 50 % reach FAISS's own search
@@ -48,6 +54,12 @@ def overlap(found: np.ndarray, true: np.ndarray) -> float:
     """The share of the true rows that were found, averaged over queries."""
     shares = [len(np.intersect1d(f[f >= 0], t)) / max(1, (t >= 0).sum()) for f, t in zip(found, true, strict=True)]
     return float(np.mean(shares))
+
+
+def test_more_items_than_are_scored_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = Exact(VECTORS).search(QUERIES, 10)[1]
+    monkeypatch.setattr("recsys.index.exact._SCORES", 3 * NUM_ITEMS + 1)
+    assert (Exact(VECTORS).search(QUERIES, 10)[1] == expected).all()
 
 
 def test_four_items_by_hand(make: Callable) -> None:
@@ -211,6 +223,50 @@ def test_saved_and_mapped_it_answers_the_same(index: Index, tmp_path: Path) -> N
             assert (before[1] == after[1]).all()
             assert (before[0] == after[0]).all()
     assert np.allclose(opened.reconstruct(np.array([5, 0, 5])), VECTORS[[5, 0, 5]], rtol=1e-3)
+
+
+ROWS = np.arange(0, NUM_ITEMS, 187)
+
+
+def test_an_index_fits_the_vectors_it_was_built_from(index: Index) -> None:
+    assert (index.misfit(ROWS, VECTORS[ROWS]) <= 1e-6).all()
+    assert index.misfit(ROWS[:0], VECTORS[:0]).shape == (0,)
+
+
+def test_an_index_fits_no_others(index: Index) -> None:
+    others = clustered(NUM_ITEMS, 9)[ROWS]
+    assert (index.misfit(ROWS, others) >= 0.3 * np.linalg.norm(others, axis=1)).all()
+    assert (index.misfit(ROWS, VECTORS[ROWS + 1]) > 0.05).mean() >= 0.95  # of the same clusters, a row off
+    assert (index.misfit(ROWS, VECTORS[ROWS] * 1.1) >= 0.03 * np.linalg.norm(VECTORS[ROWS], axis=1)).all()
+
+
+def test_what_rounds_elsewhere_still_fits(index: Index) -> None:
+    noise = np.random.default_rng(5).standard_normal(VECTORS[ROWS].shape).astype(np.float32)
+    noise *= 1e-6 * np.linalg.norm(VECTORS[ROWS], axis=1, keepdims=True)
+    assert (index.misfit(ROWS, VECTORS[ROWS] + noise) <= 2e-5 * np.linalg.norm(VECTORS[ROWS], axis=1)).all()
+
+
+def test_misfit_wants_a_vector_a_row(index: Index) -> None:
+    with pytest.raises(ValueError, match=r"vectors have shape \[2, 16\], expected \[3, 16\]: one a row"):
+        index.misfit(np.arange(3), VECTORS[:2])
+
+
+def test_codes_of_other_vectors_beside_the_right_ones_do_not_fit() -> None:
+    """What is ranked again is right, but the codes, which choose what that is, are of another training."""
+    right, other = (build(vectors, IvfPq(lists=32))._index for vectors in (VECTORS, clustered(NUM_ITEMS, 9)))
+    mixed = Index(faiss.IndexRefine(other.base_index, right.refine_index))
+    assert np.allclose(mixed.reconstruct(ROWS), VECTORS[ROWS], atol=1e-2)
+    assert (mixed.misfit(ROWS, VECTORS[ROWS]) > 0.1).mean() >= 0.9
+
+
+def test_two_parts_of_different_length_are_refused() -> None:
+    short = build(VECTORS[:5_000], IvfPq())._index
+    long = build(VECTORS, IvfPq())._index
+    long.own_fields, codes = False, long.base_index
+    long.base_index = short.base_index
+    with pytest.raises(ValueError, match="the pq index holds 6000 vectors and 5000 codes; build it again"):
+        Index(long)
+    long.base_index, long.own_fields = codes, True
 
 
 def test_reconstruct_refuses_rows_outside(index: Index) -> None:

@@ -106,7 +106,7 @@ def _prepare(arguments: list[str]) -> None:
     parser.add_argument("--config", action="config", help="a YAML file with these options")
     parser.add_function_arguments(prepare)
     said = parser.instantiate(_parsed(parser, arguments, PREPARE_EXAMPLES))
-    prepare(said.tables, said.out, max_rejected=said.max_rejected)
+    prepare(said.tables, said.out, max_rejected=said.max_rejected, base=said.base)
 
 
 def _evaluate(arguments: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,18 +39,39 @@ class Catalogue:
 
     def rows_of(self, ids: pa.Array) -> pa.Array:
         """int32 [n]: where the given ids [n] stand in the table, null where they do not."""
-        return pc.index_in(ids, value_set=self.ids)
+        return pc.index_in(ids, value_set=self.ids.cast(ids.type))
 
-    def beyond(self, ids: pa.Array) -> pa.Array:
-        """The ids of the table that are not among the given ones, in the table's order."""
-        return self.ids.filter(pc.invert(pc.is_in(self.ids, value_set=ids)))
+    def write(self, path: Path, ids: pa.Array, old: Path | None = None) -> int:
+        """Writes the features of the given ids, in their order, to a Parquet file; null where nobody knows any.
 
-    def write(self, path: Path, ids: pa.Array) -> None:
-        """Writes the features of the given ids, in their order, to a Parquet file; null where the table has none."""
-        rows = self.rows_of(ids)
+        Args:
+            path: the file.
+            ids: [n].
+            old: such a file of the first of these ids: where the table no longer lists one, its old features stay.
+
+        Returns:
+            How many ids had features in the old file and are gone from the table.
+        """
+        rows, gone = self.rows_of(ids), 0
+        kept = _slices(old, self.features.schema) if old else iter(())
         with pq.ParquetWriter(path, self.features.schema) as writer:
             for start in range(0, len(rows), _SLICE):
-                writer.write_table(self.features.take(rows.slice(start, _SLICE)))
+                chosen = rows.slice(start, _SLICE)
+                before = next(kept, self.features.schema.empty_table())
+                place = np.arange(len(chosen))
+                stays = pc.is_null(chosen).to_numpy(zero_copy_only=False) & (place < before.num_rows)
+                chosen = pc.if_else(pa.array(stays), pa.array(len(self.ids) + place), chosen)
+                writer.write_table(pa.concat_tables([self.features, before]).take(chosen))
+                told = [column.is_valid().to_numpy() for column in before.columns]
+                gone += int(np.count_nonzero(np.logical_or.reduce(told) & stays[: before.num_rows]))
+        return gone
+
+
+def _slices(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
+    """A table's rows, `_SLICE` at a time."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=_SLICE):
+            yield pa.Table.from_batches([batch]).cast(schema)
 
 
 def read_catalogue(

@@ -23,8 +23,9 @@ class Dataset:
     """What `prepare` wrote, opened.
 
     Interactions of user row u stand at positions `user_offsets[u]` to `user_offsets[u + 1]`, oldest first; ties keep
-    the log's order. Rows of items and users are numbered by first appearance in time, so what was known at a moment is
-    a prefix; items that only the catalogue lists follow.
+    the log's order. Rows of items and users are numbered by first appearance in time, those that only a table lists
+    follow. A dataset that was added to a base keeps the base's rows and numbers new ones in the same way behind them,
+    so the rows of the base are a prefix.
 
     Attributes:
         user_offsets: int64 [num_users + 1].

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,7 +74,13 @@ class Origins:
         return self._sources[batch], int(self._rows[batch][kept - self._starts[batch]])
 
 
-def read_log(source: Source, declared: Interactions, quarantine: Quarantine, seen: Callable[[int], None]) -> Log:
+def read_log(
+    source: Source,
+    declared: Interactions,
+    quarantine: Quarantine,
+    seen: Callable[[int], None],
+    event_names: Sequence[str] = (),
+) -> Log:
     """Reads a log, putting rows that lack or garble a declared column into the quarantine.
 
     Args:
@@ -82,12 +88,13 @@ def read_log(source: Source, declared: Interactions, quarantine: Quarantine, see
         declared: what its columns mean.
         quarantine: where broken rows go.
         seen: told the number of rows of each batch, to show progress.
+        event_names: kinds of event that have their codes already; new ones follow.
     """
     optional = (declared.time, declared.event, declared.weight, declared.part)
     names = list(dict.fromkeys([declared.user, declared.item, *(name for name in optional if name)]))
     users, items = _Ids(declared.user_type), _Ids(declared.item_type)
     kept: dict[str, list[np.ndarray]] = {name: [] for name in ("times", "events", "weights", "parts")}
-    event_codes: dict[str, int] = {}
+    event_codes = {name: code for code, name in enumerate(event_names)}
     origins, read, decoded = Origins(), 0, 0
     for batch in source.batches(names):
         columns = {name: plain(batch.columns.column(name)) for name in names}

@@ -79,9 +79,14 @@ class Tables:
         items: the catalogue, if there is one; the schema then says `items`.
         users: the table of users, if there is one; the schema then says `users`.
 
+    Attributes:
+        whole: why the log holds all there is, so that no base may be added to; None where nobody says that it does.
+
     Raises:
         SchemaError: schema and sources do not belong together.
     """
+
+    whole: str | None = None
 
     def __init__(
         self,

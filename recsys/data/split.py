@@ -92,7 +92,7 @@ class TimeSplit:
 
     @staticmethod
     def _moment(times: np.ndarray, said: float | str, newer: float, end: int) -> int:
-        """The first moment of a period, in milliseconds; `newer` is the share after it, `end` the first moment after."""
+        """Where a period starts, in milliseconds; `newer` is the share after it, `end` the first moment after it."""
         if isinstance(said, str):
             if (span := _span(said)) is not None:
                 return end - span

@@ -19,7 +19,14 @@ def prepared(tmp_path):
     numbers = itertools.count()
 
     def make(
-        rows, columns=("user", "item", "time"), declared=PLAIN, max_rejected=1.0, items=None, users=None, out=None
+        rows,
+        columns=("user", "item", "time"),
+        declared=PLAIN,
+        max_rejected=1.0,
+        items=None,
+        users=None,
+        out=None,
+        base=None,
     ):
         folder = tmp_path / f"prepared-{next(numbers)}"
         folder.mkdir()
@@ -37,6 +44,7 @@ def prepared(tmp_path):
                 sources.append(table(name, entity_columns, entity_rows))
             else:
                 sources.append(None)
-        return prepare(Tables(schema, *sources), out or folder / "dataset", max_rejected=max_rejected)
+        tables = Tables(schema, *sources)
+        return prepare(tables, out or folder / "dataset", max_rejected=max_rejected, base=base and base.path)
 
     return make

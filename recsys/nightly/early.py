@@ -11,7 +11,7 @@ import numpy as np
 
 from recsys.data.dataset import Dataset
 from recsys.nightly import measures
-from recsys.nightly.gates import Gates, Outcome, Sense, Unit, off, percent, unmeasured
+from recsys.nightly.gates import Gates, Outcome, Sense, Unit, off, percent, signed, unmeasured
 
 Curves = Mapping[str, Sequence[tuple[int, float | None]]]
 _QUARTER_DAY = 0.25  # less than this of a log says more about the hour than about the day
@@ -163,7 +163,7 @@ def _vectors(gates: Gates, vectors: np.ndarray, trained: np.ndarray) -> Outcome:
     rank, cosine = measures.effective_rank(known), measures.mean_cosine(known)
     equal, spread = measures.duplicates(known), measures.length_spread(known)
     said = (
-        f"effective rank {rank:.1f} of {possible}, mean cosine {cosine:.2f}, {percent(equal)} equal to another, "
+        f"effective rank {rank:.1f} of {possible}, mean cosine {signed(cosine, '.2f')}, {percent(equal)} equal to another, "
         f"longest {spread:.1f} times the median"
     )
     checks: list[tuple[float | None, float, Sense, Unit, str]] = [

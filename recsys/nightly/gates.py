@@ -132,4 +132,10 @@ def unmeasured(gate: str, why: str) -> Outcome:
 
 def percent(share: float) -> str:
     """A share for people: three digits that count."""
-    return f"{100 * share:.3g} %"
+    return f"{signed(100 * share, '.3g')} %"
+
+
+def signed(value: float, how: str) -> str:
+    """A number as `format` writes it, with a minus that is one, and none before 0."""
+    said = format(value, how)
+    return said.replace("-", "−" if float(said) else "")

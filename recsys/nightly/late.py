@@ -11,7 +11,7 @@ import numpy as np
 from recsys.evaluate.metrics import Mean
 from recsys.evaluate.ranking import SLICE_K, Result
 from recsys.nightly import measures
-from recsys.nightly.gates import Gates, Outcome, off, percent, unmeasured
+from recsys.nightly.gates import Gates, Outcome, off, percent, signed, unmeasured
 from recsys.nightly.measures import Shift
 
 _NDCG = f"ndcg@{SLICE_K}"
@@ -113,10 +113,12 @@ def _live(limit: float | None, candidate: Result, live: Result | None, incompara
     difference = measures.paired(candidate, live)
     said = (
         f"NDCG@10 {np.mean(candidate.each):.4f}, live {theirs:.4f}: {_interval(difference)}, over the same "
-        f"{len(live.each):,} queries; {limit * theirs:.4f} less is let through"
+        f"{len(live.each):,} queries"
     )
     low, high = _low(difference), difference.value + (difference.half_width or 0)
     passed = low is not None and low >= -limit * theirs
+    if low is not None and low < 0 < theirs:
+        said += f"; at worst {percent(-low / theirs)} below live, {percent(limit)} is let through"
     if low is None:
         said += ": with one user nothing can be told; lengthen the test span"
     elif high < -limit * theirs:
@@ -133,25 +135,25 @@ def _slices(limit: float | None, candidate: Result, live: Result | None) -> Outc
         return off(gate)
     if live is None:
         return unmeasured(gate, "there is no live bundle to compare slices with")
-    judged: list[tuple[float, str]] = []
+    judged: list[tuple[float, float, str]] = []
     for name, part in candidate.slices.items():
         ours, theirs = part.metrics.get(_NDCG), (live.slices[name].metrics if name in live.slices else {}).get(_NDCG)
         if ours is None or theirs is None or not theirs.value or ours.half_width is None or theirs.half_width is None:
             continue
         # As if the two were independent; they rise and fall together, so the interval is wider than it need be.
         half = math.hypot(ours.half_width, theirs.half_width)
-        judged.append(((ours.value - theirs.value + half) / theirs.value, name))
+        low, high = ((ours.value - theirs.value + side * half) / theirs.value for side in (-1, 1))
+        judged.append((high, low, name))
     if not judged:
         return unmeasured(gate, "no slice has enough users in the test span")
-    highest, worst = min(judged)
-    refused = [name for high, name in judged if high < -limit]
+    highest, lowest, worst = min(judged)
+    refused = [name for high, _, name in judged if high < -limit]
     figures = [result.slices[worst].metrics[_NDCG].value for result in (candidate, live)]
     said = f"worst of {len(judged)} is {worst!r} with NDCG@10 {figures[0]:.4f}, live {figures[1]:.4f}"
+    said += f": {percent(lowest)} to {percent(highest)}"
     if refused:
-        others = f", and so are {len(refused) - 1} more" if len(refused) > 1 else ""
-        said += f": worse by {percent(-highest)} at the least{others}; look at that part of the log and the catalogue"
-    else:
-        said += f", at best {highest:+.1%}"
+        others = f", and {len(refused) - 1} more are" if len(refused) > 1 else ""
+        said += f", worse beyond chance{others}: look at that part of the log and of the catalogue"
     return Outcome(gate, not refused, highest, -limit, said, unit="share", sense="≥")
 
 
@@ -253,7 +255,9 @@ def _low(difference: Mean) -> float | None:
 
 
 def _interval(difference: Mean) -> str:
+    """A difference and its 95 % interval."""
+    said = signed(difference.value, "+.4f")
     if difference.half_width is None:
-        return f"{difference.value:+.4f}"
-    low, high = (difference.value + side * difference.half_width for side in (-1, 1))
-    return f"{difference.value:+.4f} ({low:+.4f} to {high:+.4f})"
+        return said
+    low, high = (signed(difference.value + side * difference.half_width, "+.4f") for side in (-1, 1))
+    return f"{said} ({low} to {high})"

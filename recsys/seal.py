@@ -81,7 +81,7 @@ def write_index(vectors: Path, out: Path, *, kind: Kind | None = None) -> Manife
     Raises:
         ArtifactError: a vector is not finite.
     """
-    made = verify(vectors, VECTORS, _STAGE_VERSION)
+    made = verify_vectors(vectors)
     items, users = (np.load(vectors / f"{name}.npy", mmap_mode="r") for name in ("item_vectors", "user_vectors"))
     for name, values in (("item_vectors", items), ("user_vectors", users)):
         if not np.isfinite(values).all():
@@ -99,6 +99,16 @@ def write_index(vectors: Path, out: Path, *, kind: Kind | None = None) -> Manife
             },
         )
     return read_manifest(out, INDEX, _STAGE_VERSION)
+
+
+def verify_vectors(path: Path) -> Manifest:
+    """Checks what `write_vectors` wrote."""
+    return verify(path, VECTORS, _STAGE_VERSION)
+
+
+def verify_index(path: Path) -> Manifest:
+    """Checks what `write_index` wrote."""
+    return verify(path, INDEX, _STAGE_VERSION)
 
 
 def seal(
@@ -185,7 +195,7 @@ def with_verdict(candidate: Path, out: Path, files: Mapping[str, str], verdict: 
 
 
 def _refuse_other_stages(stages: Stages, checkpoint: str, data: Dataset) -> Manifest:
-    vectors, index = verify(stages.vectors, VECTORS, _STAGE_VERSION), verify(stages.index, INDEX, _STAGE_VERSION)
+    vectors, index = verify_vectors(stages.vectors), verify_index(stages.index)
     if (vectors.content["checkpoint"], vectors.content["dataset"]) != (checkpoint, data.manifest.digest):
         raise ArtifactError(f"{stages.vectors} are of another checkpoint or dataset; embed again")
     if index.content["vectors"] != vectors.digest:

@@ -163,8 +163,8 @@ def _vectors(gates: Gates, vectors: np.ndarray, trained: np.ndarray) -> Outcome:
     rank, cosine = measures.effective_rank(known), measures.mean_cosine(known)
     equal, spread = measures.duplicates(known), measures.length_spread(known)
     said = (
-        f"effective rank {rank:.1f} of {possible}, mean cosine {signed(cosine, '.2f')}, {percent(equal)} equal to another, "
-        f"longest {spread:.1f} times the median"
+        f"effective rank {rank:.1f} of {possible}, mean cosine {signed(cosine, '.2f')}, {percent(equal)} equal to "
+        f"another, longest {spread:.1f} times the median"
     )
     checks: list[tuple[float | None, float, Sense, Unit, str]] = [
         (gates.min_effective_rank, rank / possible, "≥", "share", "they lie in too few directions: collapsed"),

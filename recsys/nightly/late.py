@@ -221,7 +221,7 @@ def _rules(limit: int | None, candidate: Sealed) -> Outcome:
     number = len(candidate.violations)
     said = "seen items stay out, filters hold, k is filled, scores descend in every answer of the sample"
     if number:
-        said = f"{number:,} answers break a rule, the first: {candidate.violations[0]}"
+        said = f"broken in {number:,} of the sample's answers, first {candidate.violations[0]}"
     return Outcome(gate, number <= limit, number, limit, said)
 
 

@@ -145,8 +145,8 @@ class TwoTower(pl.LightningModule):
         seen = self.trainer.datamodule.seen(asked)  # type: ignore[attr-defined]
         score_QN[tuple(torch.from_numpy(place).to(self.device) for place in seen)] = -torch.inf
         ndcg, hit = _ndcg_and_hit(score_QN.topk(min(K, score_QN.shape[1])).indices, asked)
-        self.log(f"{prefix}_ndcg@{K}", ndcg, prog_bar=True, on_epoch=True, batch_size=len(asked))
-        self.log(f"{prefix}_hit@{K}", hit, on_epoch=True, batch_size=len(asked))
+        self.log(f"{prefix}_ndcg@{K}", ndcg, prog_bar=True, on_epoch=True, batch_size=len(asked), sync_dist=True)
+        self.log(f"{prefix}_hit@{K}", hit, on_epoch=True, batch_size=len(asked), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         fused = self.device.type in ("cpu", "cuda")

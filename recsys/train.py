@@ -43,6 +43,9 @@ _NOISE = (  # true of what we do on purpose, or of libraries between themselves;
 class PlainProgress(pl.Callback):
     """One line an epoch, where there is no terminal to draw a bar on."""
 
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._started = time.monotonic()  # of an epoch, too, that a run which goes on only has to end
+
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._started = time.monotonic()
 

@@ -25,7 +25,9 @@ class Repeatable(pl.Callback):
         if any(stop.wait_count >= stop.patience for stop in trainer.early_stopping_callbacks):
             trainer.should_stop = True
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx:  # once an epoch, and only here: Lightning draws before this, and not in each epoch as often
+            return
         # Dropout and sampled negatives; by rank, since workers must not drop the same.
         seed = (trainer.datamodule.seed, trainer.current_epoch, trainer.global_rank)  # type: ignore[attr-defined]
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
@@ -34,8 +36,10 @@ class Repeatable(pl.Callback):
 class Finite(pl.Callback):
     """Stops a training whose loss or weights stop to be numbers, before a checkpoint is made of it."""
 
+    _total: Tensor | None = None  # an epoch that a run only ends, since it was killed in its validation, has no steps
+
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._total: Tensor | None = None
+        self._total = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs

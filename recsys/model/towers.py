@@ -74,6 +74,8 @@ class ItemTower(nn.Module):
     def __init__(self, sizes: Sizes, architecture: Architecture) -> None:
         super().__init__()
         dimension = architecture.dimension
+        self.rotation: Tensor | None
+        self.register_buffer("rotation", None)
         self.unit = architecture.unit
         self.id_dropout = architecture.id_dropout
         self.sum = FeatureSum(
@@ -105,7 +107,8 @@ class ItemTower(nn.Module):
         x_ND = self.sum(encoded)
         if self.mlp is not None:
             x_ND = x_ND + self.mlp(x_ND)
-        return normalize(x_ND.float(), dim=-1) if self.unit else cast(Tensor, x_ND.float())
+        x_ND = normalize(x_ND.float(), dim=-1) if self.unit else x_ND.float()
+        return cast(Tensor, x_ND if self.rotation is None else x_ND @ self.rotation)
 
 
 class UserTower(nn.Module):
@@ -114,6 +117,8 @@ class UserTower(nn.Module):
     def __init__(self, sizes: Sizes, architecture: Architecture) -> None:
         super().__init__()
         dimension = architecture.dimension
+        self.rotation: Tensor | None
+        self.register_buffer("rotation", None)
         self.unit = architecture.unit
         self.dropout = Dropout(architecture.dropout)
         self.position = nn.Embedding(architecture.max_length, dimension)
@@ -135,6 +140,8 @@ class UserTower(nn.Module):
         Returns:
             User vectors [B, L, D]: position p is the user right after interaction p. Of length 1 if `unit`.
         """
+        if self.rotation is not None:  # it was trained on item vectors as they were before
+            item_BLD = item_BLD @ self.rotation.T
         # Item vectors have entries of about 1/√D; the encoder wants them of about 1.
         x_BLD = item_BLD * item_BLD.shape[-1] ** 0.5 + self.position.weight[: item_BLD.shape[1]]
         if self.event is not None and history.events_BL is not None:
@@ -144,7 +151,8 @@ class UserTower(nn.Module):
         if self.profile is not None:
             x_BLD = x_BLD + self.profile(history.users)[:, None]
         x_BLD = self.encoder(self.dropout(x_BLD)).float()
-        return normalize(x_BLD, dim=-1) if self.unit else x_BLD
+        x_BLD = normalize(x_BLD, dim=-1) if self.unit else x_BLD
+        return x_BLD if self.rotation is None else x_BLD @ self.rotation
 
 
 class Towers(nn.Module):
@@ -153,25 +161,44 @@ class Towers(nn.Module):
     Args:
         sizes: what the data decides.
         architecture: what a person decides.
+        rotated: whether the space was turned since training; see `rotate`.
     """
 
-    def __init__(self, sizes: Sizes, architecture: Architecture) -> None:
+    def __init__(self, sizes: Sizes, architecture: Architecture, *, rotated: bool = False) -> None:
         super().__init__()
         self.sizes = sizes
         self.architecture = architecture
         self.item = ItemTower(sizes, architecture)
         self.user = UserTower(sizes, architecture)
+        if rotated:
+            self.rotate(np.eye(architecture.dimension))
+
+    def rotate(self, rotation: np.ndarray) -> None:
+        """Turns the space that both towers embed into; turned again, the second turn follows the first.
+
+        Both multiply what they make by the rotation, and the user tower first undoes it on the item vectors that it is
+        given, so that no score changes.
+
+        Args:
+            rotation: float64 [D, D], orthogonal.
+        """
+        before = self.item.rotation
+        if before is not None:
+            rotation = before.double().numpy() @ rotation
+        for tower in (self.item, self.user):
+            tower.rotation = torch.from_numpy(rotation.astype(np.float32))
 
     def config(self) -> dict[str, Any]:
         """Sizes and architecture as plain JSON values; `from_config` builds untrained towers from them."""
-        return {"sizes": dataclasses.asdict(self.sizes), "architecture": dataclasses.asdict(self.architecture)}
+        said = {"sizes": dataclasses.asdict(self.sizes), "architecture": dataclasses.asdict(self.architecture)}
+        return said if self.item.rotation is None else said | {"rotated": True}
 
     @classmethod
     def from_config(cls, said: Mapping[str, Any]) -> Self:
         sizes = dict(said["sizes"])
         for name in ("item_inputs", "user_inputs"):
             sizes[name] = tuple(Input(**given) for given in sizes[name])
-        return cls(Sizes(**sizes), Architecture(**said["architecture"]))
+        return cls(Sizes(**sizes), Architecture(**said["architecture"]), rotated=said.get("rotated", False))
 
     def user_now(
         self,

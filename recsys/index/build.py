@@ -240,6 +240,23 @@ def at_effort(index: Index, kind: Kind) -> Index:
     return Index(index._index)
 
 
+def turned(index: Index, vectors: np.ndarray) -> Index:
+    """An index like another, over the same items in a rotated space.
+
+    A graph keeps its links, since a rotation changes no inner product; the others are built again, in seconds.
+
+    Args:
+        index: of the items before the rotation; it stays as it is.
+        vectors: float32 [N, D], the rotated ones.
+    """
+    if index.kind != "hnsw" or not len(vectors):
+        return build(vectors, kind_of(index))
+    raw = faiss.deserialize_index(faiss.serialize_index(index._index))
+    stored = faiss.downcast_index(raw.storage)
+    faiss.rev_swig_ptr(stored.get_xb(), vectors.size).reshape(vectors.shape)[:] = vectors
+    return Index(raw)
+
+
 def choose(num_items: int, dimension: int, *, memory: int | None = None) -> Kind:
     """The kind of index for a catalogue: as exact as its size allows.
 

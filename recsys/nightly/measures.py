@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy import stats
 
 from recsys.bundle import Bundle
 from recsys.data.dataset import Dataset
@@ -261,8 +260,15 @@ def shift(before: Lists, after: Lists) -> Shift:
         users=len(before.users),
         overlap=float(np.mean(shares)) if len(shares) else None,
         score_ratio=float(np.median(np.abs(new))) / size if size else None,
-        ks_distance=float(stats.ks_2samp(old, new, method="asymp").statistic) if some else None,
+        ks_distance=ks_distance(old, new) if some else None,
     )
+
+
+def ks_distance(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest gap between two empirical distribution functions (the statistic of Kolmogorov and Smirnov)."""
+    values = np.concatenate([one, other])
+    at_most = [np.searchsorted(np.sort(sample), values, side="right") / len(sample) for sample in (one, other)]
+    return float(np.abs(at_most[0] - at_most[1]).max())
 
 
 def overlaps(before: Lists, after: Lists) -> np.ndarray:

@@ -77,8 +77,8 @@ class Verdict:
         if self.candidate is None:
             return "no bundle was sealed"
         measured = sum(outcome.measured for outcome in self.outcomes)
-        skipped = f", {len(self.outcomes) - measured} had nothing to measure" if measured < len(self.outcomes) else ""
-        return f"all {measured} gates passed{skipped}"
+        skipped = len(self.outcomes) - measured
+        return f"all {measured} gates passed" + (f", {skipped} off or without anything to measure" if skipped else "")
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -187,7 +187,10 @@ def test_overlap_with_live(overlap, passed):
     assert not late._overlap(0.1, Shift(50, None, 1.0, 0.0)).measured
 
 
-@pytest.mark.parametrize(("ratio", "factor", "passed"), [(4.0, 4.0, True), (0.25, 4.0, True), (0.2, 5.0, False), (5, 5, False), (0.0, math.inf, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ratio", "factor", "passed"),
+    [(4.0, 4.0, True), (0.25, 4.0, True), (0.2, 5.0, False), (5, 5, False), (0.0, math.inf, False)],
+)
 def test_scores_may_neither_grow_nor_shrink(ratio, factor, passed):
     one = late._score_shift(4.0, Shift(50, 0.5, ratio, 0.3))
     assert (one.passed, one.figure) == (passed, factor)

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -64,8 +64,14 @@ def digest_of(content: object) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Replaces a file by a new text in one step: a reader sees the old one or the new one, even across a crash."""
+def write_durably(path: Path, text: str, *, new: bool = False) -> None:
+    """Puts a text into a file in one step: a reader sees what was there or all of the text, even across a crash.
+
+    Args:
+        path: the file; its folder exists.
+        text: written as UTF-8.
+        new: raise FileExistsError rather than replace what is there; of two at once, one succeeds.
+    """
     remove_abandoned(path.parent, path.name)
     held = None
     while held is None:  # more than once only if a sweep comes between making the draft and holding it
@@ -73,12 +79,15 @@ def write_durably(path: Path, text: str) -> None:
         beside.touch()
         held = _hold(beside)
     try:
-        with open(beside, "w", encoding="utf-8") as file:
+        with open(beside, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
-        _sync_directory(path.parent)
+        if new:
+            os.link(beside, path)
+        else:
+            os.replace(beside, path)
+        sync_directory(path.parent)
     finally:
         beside.unlink(missing_ok=True)
         os.close(held)
@@ -107,7 +116,7 @@ def writing(path: Path, kind: str, format_version: int) -> Iterator[Draft]:
         if path.exists():  # written by another process meanwhile; a rename would fail too, but say less
             raise ArtifactError(taken)
         os.rename(folder, path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 @contextmanager
@@ -163,18 +172,25 @@ def read_manifest(path: Path, kind: str, format_version: int) -> Manifest:
     Raises:
         ArtifactError: there is none, it is not readable, was altered, or is of another kind or version.
     """
-    path = Path(path)
-    file = path / MANIFEST
     try:
-        data = file.read_bytes()
-        said = json.loads(data.decode("utf-8"))
-        checksum = said.pop("checksum", None)
-        whole = data == manifest_text(said).encode("utf-8")
+        data = (Path(path) / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
             f"{path} is not a {kind}: it has no {MANIFEST}; was the run that wrote it stopped?"
         ) from None
-    except (IsADirectoryError, AttributeError, TypeError, ValueError, RecursionError) as error:
+    except IsADirectoryError:
+        raise ArtifactError(f"{Path(path) / MANIFEST} is a directory; restore it or write the {kind} again") from None
+    return manifest_of(data, path, kind, format_version)
+
+
+def manifest_of(data: bytes, path: Path | str, kind: str, format_version: int) -> Manifest:
+    """A manifest from what its file holds, checked as `read_manifest` does; `path` is the artefact's, for messages."""
+    file = f"{path}/{MANIFEST}"
+    try:
+        said = json.loads(data.decode("utf-8"))
+        checksum = said.pop("checksum", None)
+        whole = data == manifest_text(said).encode("utf-8")
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{file} cannot be read ({error}); write the {kind} again") from None
     if checksum is None:
         raise ArtifactError(
@@ -212,6 +228,25 @@ def manifest_text(said: dict[str, Any]) -> str:
         return json.dumps(entries, indent=1, ensure_ascii=False, allow_nan=False)
 
     return written({**said, "checksum": hashlib.sha256(written(said).encode("utf-8")).hexdigest()})
+
+
+def remove(path: Path, unless: Callable[[], bool] = lambda: False) -> bool:
+    """Removes an artefact, hidden in one step first: a removal that is killed leaves nothing that looks whole.
+
+    Args:
+        path: the artefact.
+        unless: asked when it is hidden already; if true, it is put back.
+
+    Returns:
+        Whether it was removed.
+    """
+    hidden = _draft_of(path)
+    os.rename(path, hidden)
+    if unless():
+        os.rename(hidden, path)
+        return False
+    shutil.rmtree(hidden)
+    return True
 
 
 def verify(path: Path, kind: str, format_version: int) -> Manifest:
@@ -276,7 +311,7 @@ def _finish(draft: Draft, kind: str, format_version: int) -> None:
     )
     write_durably(draft.path / MANIFEST, manifest_text(manifest.__dict__))
     for folder, _, _ in os.walk(draft.path):
-        _sync_directory(Path(folder))
+        sync_directory(Path(folder))
 
 
 def _manifest_digest(content: dict[str, Any], files: dict[str, dict[str, Any]]) -> str:
@@ -331,7 +366,8 @@ def _hold_abandoned(draft: Path) -> int | None:
     return handle
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Makes the names in a directory outlast a crash of the machine."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

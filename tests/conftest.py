@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,18 @@ from recsys.bundle import Bundle
 from recsys.cli import main
 from recsys.registry import Registry
 from recsys.seal import seal
+from tests.s3 import S3, running_s3
 from tests.shop import prepared, prepared_bare
 from tests.toy import Toy, walk
 
 torch.set_num_threads(1)  # the toys are small: threads that wait for a busy core cost ten times what they save
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """An S3 server on this machine, and fsspec told of it."""
+    with running_s3() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

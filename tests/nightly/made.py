@@ -61,9 +61,9 @@ def dataset(
 
 
 def result(
-    each: Sequence[float],
+    each: Sequence[float] | np.ndarray,
     *,
-    users: Sequence[int] | None = None,
+    users: Sequence[int] | np.ndarray | None = None,
     coverage: float = 0.01,
     slices: Mapping[str, Mean | None] | None = None,
     **conditions: Any,

@@ -148,9 +148,9 @@ def _prepare(
 
     # Of the log all that was ever read counts. The tables are read whole each time, so of them what is now.
     said: dict[str, Any] = {} if base is None else base.manifest.content
-    old_log = said.get("log", said.get("counts", {}))  # the first release counted log and tables together
-    rejected = quarantine.counts + Counter(old_log.get("rejected", {}))
-    decoded = log.decoded_as_cp1252 + old_log.get("decoded_as_cp1252", 0)
+    of_new_log = quarantine.counts.copy()
+    rejected = of_new_log + Counter(said["log"]["rejected"] if said else {})
+    decoded = log.decoded_as_cp1252 + (said["log"]["decoded_as_cp1252"] if said else 0)
     of_log = {"rejected": dict(rejected.most_common()), "decoded_as_cp1252": decoded}
     counts: dict[str, Any] = {
         "interactions_read": log.read + (said["counts"]["interactions_read"] if said else 0),
@@ -159,6 +159,7 @@ def _prepare(
         "items": 0,
     }
     values_not_read: Counter[str] = Counter()
+    tables_read: dict[str, Any] = {}
     all_ids = {"users": user_ids, "items": item_ids}
     for name, source, entity in (("users", tables.users, schema.users), ("items", tables.items, schema.items)):
         if source is not None and entity is not None:
@@ -175,6 +176,7 @@ def _prepare(
             counts[f"{name}_gone_from_their_table"] = gone
             counts[f"{name}_without_interactions"] = len(all_ids[name]) - int(np.count_nonzero(taken[name]))
             values_not_read.update(catalogue.values_not_read)
+            tables_read[name] = {"read": catalogue.read, "rejected": dict(of_table.most_common())}
             rejected += of_table
             decoded += catalogue.decoded_as_cp1252
         counts[name] = len(all_ids[name])
@@ -198,8 +200,9 @@ def _prepare(
             "interactions": len(order),
             "users": counts["users"] - (base.num_users if base else 0),
             "items": counts["items"] - (base.num_items if base else 0),
-            "rejected": dict(quarantine.counts.most_common()),
+            "rejected": dict(of_new_log.most_common()),
             "time_range": new_span,
+            "tables": tables_read,
         },
     }
     for name, id_map in (("user_ids", all_ids["users"]), ("item_ids", all_ids["items"])):

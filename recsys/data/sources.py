@@ -6,7 +6,10 @@ import difflib
 import io
 import os
 import re
+from codecs import BOM_UTF8
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,10 +20,13 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import sqlalchemy
+from fsspec.utils import infer_compression  # type: ignore[import-untyped]
 from sqlalchemy.exc import SQLAlchemyError
 
+from recsys.artifacts import digest_of
+from recsys.data.news import Mark, News, Piece, Scan, from_json, new_files, to_json
 from recsys.data.schema import Schema, SchemaError
-from recsys.data.text_stream import UNIT_SEPARATOR, Utf8Stream
+from recsys.data.text_stream import UNIT_SEPARATOR, Quotes, Section, Utf8Stream, wide
 
 BLOCK = 4 << 20  # bytes of text parsed at a time
 
@@ -131,21 +137,78 @@ class Csv:
 
     def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
         for fs, file in files_of(self.path):
-            with Utf8Stream(fs.open(file, "rb", compression="infer"), self.encoding, self.delimiter) as stream:
-                try:
-                    yield from self._file(stream, file, list(columns))
-                except UnicodeDecodeError as error:
-                    raise SourceError(f"{file} is broken: {error}; write it again, best as UTF-8") from None
+            yield from self._opened(fs.open(file, "rb", compression="infer"), file, list(columns))
 
-    def _file(self, stream: Utf8Stream, file: str, columns: list[str]) -> Iterator[Batch]:
+    def since(self, mark: Mark | None) -> News:
+        """What is in files that the mark does not know, and what was appended to others.
+
+        Lines appended to uncompressed text are read alone if everything before them is as it was and ended with a line,
+        outside of quotes. Of a file that is still being written, what is there now is read.
+        """
+        said = {name: getattr(self, name) for name in ("delimiter", "columns", "encoding", "quote")}
+        quotes = (lambda: Quotes(self.delimiter, self.quote)) if self.quote else None
+        new = new_files(files_of(self.path), mark, said, self._unreadable_end, quotes)
+
+        def batches(columns: Sequence[str]) -> Iterator[Batch]:
+            for piece in new.pieces:
+                row = piece.row or self._first_row
+                for batch in self._opened(self._opened_piece(piece), piece.file, list(columns), row):
+                    last = [*batch.rows[-1:].tolist(), *(unparsed.row for unparsed in batch.unparsed)]
+                    row = max(row, 1 + max(last, default=0))
+                    yield batch
+                new.mark["files"][piece.file]["row"] = row
+
+        return News(batches, new.mark, new.whole, new.notes)
+
+    @property
+    def _first_row(self) -> int:
+        return 1 if self.columns else 2
+
+    def _unreadable_end(self, fs: Any, file: str, before: Scan) -> str | None:
+        """Why lines appended to a file cannot be read without those before them."""
+        if infer_compression(file):
+            return "a compressed file is read from its beginning"
+        if not before.ends_a_line:
+            return "its last line was not finished when it was read"
+        if before.within_quotes:
+            return f"what was read of it ends within quotes; if {self.quote} means nothing in it, set quote to ''"
+        with fs.open(file, "rb") as opened:
+            head = opened.readline()
+        if wide(head, self.encoding):
+            return f"text in {self.encoding} is read from its beginning"
+        if self.columns is None and self.quote and head.count(self.quote.encode()) % 2:
+            return "its header is longer than a line"
+        return None
+
+    def _opened_piece(self, piece: Piece) -> Any:
+        if piece.row is None and infer_compression(piece.file):
+            return piece.fs.open(piece.file, "rb", compression="infer")
+        opened = piece.fs.open(piece.file, "rb")
+        head = b""
+        if piece.start:
+            line = opened.readline()
+            head = line if self.columns is None else line[: len(BOM_UTF8)] if line.startswith(BOM_UTF8) else b""
+        opened.seek(piece.start)
+        return Section(opened, head, piece.stop - piece.start)
+
+    def _opened(self, raw: Any, file: str, columns: list[str], row: int | None = None) -> Iterator[Batch]:
+        with Utf8Stream(raw, self.encoding, self.delimiter) as stream:
+            try:
+                yield from self._file(stream, file, columns, self._first_row if row is None else row)
+            except UnicodeDecodeError as error:
+                raise SourceError(f"{file} is broken: {error}; write it again, best as UTF-8") from None
+
+    def _file(self, stream: Utf8Stream, file: str, columns: list[str], next_row: int) -> Iterator[Batch]:
+        shift = next_row - self._first_row
         delimiter = self.delimiter if len(self.delimiter.encode()) == 1 else UNIT_SEPARATOR
-        unparsed: list[Unparsed] = []
-        skipped: list[int] = []
+        # The parser runs ahead in a thread of its own, so rows that it rejects wait for the batch in which they stand.
+        rejected: deque[Unparsed] = deque()
+        waiting: list[Unparsed] = []
 
         def reject(row: pa.csv.InvalidRow) -> str:
             reason = f"{row.actual_columns} columns instead of {row.expected_columns}"
-            skipped.append(row.number)
-            unparsed.append(Unparsed(row.number, reason, row.text.replace(UNIT_SEPARATOR, self.delimiter)))
+            raw = row.text.replace(UNIT_SEPARATOR, self.delimiter)
+            rejected.append(Unparsed(row.number + shift, reason, raw))
             return "skip"
 
         try:
@@ -170,8 +233,6 @@ class Csv:
             if "Empty CSV file" in str(error):
                 return
             raise SourceError(f"{file} cannot be read as CSV: {error}") from None
-        next_row = 1 if self.columns else 2
-        decoded = 0
         schema = reader.schema
         while True:
             try:
@@ -183,15 +244,17 @@ class Csv:
                     f"{file} cannot be read as CSV near row {next_row}: {error}; is a quote left open? "
                     "If quotes mean nothing in this file, set quote to ''"
                 ) from None
-            rows, next_row = _numbered(next_row, batch.num_rows, skipped)
-            skipped[:] = [row for row in skipped if row >= next_row]
-            yield Batch(file, batch, rows, tuple(unparsed), stream.decoded_as_cp1252 - decoded)
-            decoded = stream.decoded_as_cp1252
-            unparsed.clear()
-        if unparsed or stream.decoded_as_cp1252 > decoded:
+            while rejected:
+                waiting.append(rejected.popleft())
+            rows, next_row = _numbered(next_row, batch.num_rows, [row.row for row in waiting])
+            yield Batch(file, batch, rows, tuple(row for row in waiting if row.row < next_row))
+            waiting = [row for row in waiting if row.row >= next_row]
+        waiting += rejected
+        if (
+            waiting or stream.decoded_as_cp1252
+        ):  # how far the decoding had run ahead of each batch is a matter of chance
             nothing = pa.RecordBatch.from_pylist([], schema=schema)
-            rows = np.empty(0, dtype=np.int64)
-            yield Batch(file, nothing, rows, tuple(unparsed), stream.decoded_as_cp1252 - decoded)
+            yield Batch(file, nothing, np.empty(0, dtype=np.int64), tuple(waiting), stream.decoded_as_cp1252)
 
     def _missing_column(self, file: str, columns: list[str]) -> str:
         present = self.columns
@@ -215,19 +278,32 @@ class Parquet:
 
     def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
         for fs, file in files_of(self.path):
-            with fs.open(file, "rb") as opened:
-                try:
-                    parquet = pq.ParquetFile(opened)
-                except pa.ArrowInvalid as error:
-                    raise SourceError(f"{file} is not a Parquet file: {error}") from None
-                present = parquet.schema_arrow.names
-                if set(columns) - set(present):
-                    raise SourceError(_no_column(file, columns, present))
-                done = 0
-                for batch in parquet.iter_batches(batch_size=1 << 19, columns=list(columns)):
-                    rows = np.arange(done + 1, done + 1 + batch.num_rows)
-                    done += batch.num_rows
-                    yield Batch(file, batch.select(list(columns)), rows)
+            yield from self._file(fs, file, columns)
+
+    def since(self, mark: Mark | None) -> News:
+        """What is in files that the mark does not know."""
+        new = new_files(files_of(self.path), mark, {}, lambda *_: "Parquet is not appended to")
+
+        def batches(columns: Sequence[str]) -> Iterator[Batch]:
+            for piece in new.pieces:
+                yield from self._file(piece.fs, piece.file, columns)
+
+        return News(batches, new.mark, new.whole, new.notes)
+
+    def _file(self, fs: Any, file: str, columns: Sequence[str]) -> Iterator[Batch]:
+        with fs.open(file, "rb") as opened:
+            try:
+                parquet = pq.ParquetFile(opened)
+            except pa.ArrowInvalid as error:
+                raise SourceError(f"{file} is not a Parquet file: {error}") from None
+            present = parquet.schema_arrow.names
+            if set(columns) - set(present):
+                raise SourceError(_no_column(file, columns, present))
+            done = 0
+            for batch in parquet.iter_batches(batch_size=1 << 19, columns=list(columns)):
+                rows = np.arange(done + 1, done + 1 + batch.num_rows)
+                done += batch.num_rows
+                yield Batch(file, batch.select(list(columns)), rows)
 
 
 @dataclass(frozen=True)
@@ -239,37 +315,102 @@ class Sql:
             environment, so that no password need stand in a file.
         query: a SELECT. Without a time column in the schema its ORDER BY is the order that counts.
         rows: how many to fetch at a time.
+        cursor: a column of the answer that only grows, such as an id or the time of insertion, so that a nightly job
+            reads what came since. Whoever commits later must have a larger value: a row of the same moment as the
+            newest that was read, or one whose transaction was still open, is not found any more. Rows without a value
+            are left out until they have one, and counted. Without a cursor everything is read every night.
     """
 
     address: str
     query: str
     rows: int = 50_000
+    cursor: str | None = None
 
     def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
+        with self._connected() as (connection, source):
+            result = connection.execute(sqlalchemy.text(self._query))
+            yield from (batch for batch, _ in self._rows(result, source, columns))
+
+    def since(self, mark: Mark | None) -> News:
+        """What has a cursor beyond the mark's, in the cursor's order."""
+        if self.cursor is None:
+            return News(self.batches, {}, "the query has no cursor")
+        place = self._url.set(username=None, password=None, query={}).render_as_string()
+        said = {"database": place, "query": digest_of(self.query), "cursor": self.cursor}
+        whole = None
+        if mark is None:
+            whole = "nothing was read before"
+        elif mark.get("said") != said:
+            whole = "the database, the query or its cursor is not the one of before"
+        value = None if whole or mark is None else mark["value"]
+        new: Mark = {"said": said, "value": value}
+        notes: dict[str, int] = {}
+
+        def batches(columns: Sequence[str]) -> Iterator[Batch]:
+            assert self.cursor is not None
+            with self._connected() as (connection, source):
+                inner = f"SELECT * FROM (\n{self._query}\n) AS news"
+                # Asked before, since SQLite takes a quoted name that it does not know for text.
+                present = list(connection.execute(sqlalchemy.text(f"{inner} WHERE 1 = 0")).keys())
+                if self.cursor not in present:
+                    raise SourceError(_no_column(f"the query on {source}", [self.cursor], present))
+                cursor = connection.dialect.identifier_preparer.quote_identifier(self.cursor)
+                nulls = f"SELECT COUNT(*) FROM (\n{self._query}\n) AS news WHERE {cursor} IS NULL"
+                notes["rows_without_cursor"] = connection.execute(sqlalchemy.text(nulls)).scalar_one()
+                beyond = f"{cursor} IS NOT NULL" if value is None else f"{cursor} > :mark"
+                query = sqlalchemy.text(f"{inner} WHERE {beyond} ORDER BY {cursor}")
+                result = connection.execute(query, {} if value is None else {"mark": from_json(value)})
+                for batch, last in self._rows(result, source, columns):
+                    try:
+                        new["value"] = to_json(last[present.index(self.cursor)])
+                    except ValueError as error:
+                        what = f"column {self.cursor!r} of the query on {source}"
+                        raise SourceError(f"{what} cannot be a cursor: {error}") from None
+                    yield batch
+
+        return News(batches, new, whole, notes)
+
+    @property
+    def _query(self) -> str:
+        # A lone colon would be taken for a parameter; there are none.
+        return re.sub(r"(?<!:):(?!:)", r"\:", self.query.rstrip().rstrip(";"))
+
+    @property
+    def _url(self) -> sqlalchemy.URL:
         try:
-            engine = sqlalchemy.create_engine(os.path.expandvars(self.address))
+            return sqlalchemy.make_url(os.path.expandvars(self.address))
+        except SQLAlchemyError as error:
+            raise SourceError(f"the address of the database cannot be used: {error}") from None
+
+    @contextmanager
+    def _connected(self) -> Iterator[tuple[sqlalchemy.Connection, str]]:
+        try:
+            engine = sqlalchemy.create_engine(self._url)
         except (SQLAlchemyError, ImportError) as error:
             raise SourceError(f"the address of the database cannot be used: {error}") from None
         source = engine.url.render_as_string(hide_password=True)
-        # A lone colon would be taken for a parameter; there are none.
-        query = sqlalchemy.text(re.sub(r"(?<!:):(?!:)", r"\:", self.query))
         try:
             with engine.connect().execution_options(stream_results=True, yield_per=self.rows) as connection:
-                result = connection.execute(query)
-                present = list(result.keys())
-                if set(columns) - set(present):
-                    raise SourceError(_no_column(f"the query on {source}", columns, present))
-                done = 0
-                for part in result.partitions(self.rows):
-                    values = list(zip(*part, strict=True))
-                    arrays = [_array(values[present.index(name)]) for name in columns]
-                    rows = np.arange(done + 1, done + 1 + len(part))
-                    done += len(part)
-                    yield Batch(source, pa.RecordBatch.from_arrays(arrays, names=list(columns)), rows)
+                yield connection, source
         except SQLAlchemyError as error:
             raise SourceError(f"the query on {source} failed: {error}") from None
         finally:
             engine.dispose()
+
+    def _rows(
+        self, result: sqlalchemy.CursorResult[Any], source: str, columns: Sequence[str]
+    ) -> Iterator[tuple[Batch, Any]]:
+        """The answer in batches, each with its last row as the database gave it."""
+        present = list(result.keys())
+        if set(columns) - set(present):
+            raise SourceError(_no_column(f"the query on {source}", columns, present))
+        done = 0
+        for part in result.partitions(self.rows):
+            values = list(zip(*part, strict=True))
+            arrays = [_array(values[present.index(name)]) for name in columns]
+            rows = np.arange(done + 1, done + 1 + len(part))
+            done += len(part)
+            yield Batch(source, pa.RecordBatch.from_arrays(arrays, names=list(columns)), rows), part[-1]
 
 
 def files_of(path: str) -> list[tuple[Any, str]]:
@@ -279,6 +420,7 @@ def files_of(path: str) -> list[tuple[Any, str]]:
         SourceError: there are none.
     """
     fs, inside = fsspec.core.url_to_fs(path)
+    fs.invalidate_cache()  # or files that came since the last listing are not seen
     if any(character in inside for character in "*?["):
         found = [file for file in fs.glob(inside) if fs.isfile(file)]
     elif fs.isdir(inside):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,10 +18,12 @@ def summary(dataset: Dataset) -> str:
         for name in counts
         if isinstance(counts[name], int)
     ]
-    for group in ("rejected", "values_not_read"):
-        new = added.get(group)
-        lines.append((f"  {group.replace('_', ' ')}", sum(counts[group].values()), new and sum(new.values())))
-        lines += [(f"    {reason}", number, new and new.get(reason, 0)) for reason, number in counts[group].items()]
+    rejected = Counter(added["rejected"])
+    for table in added["tables"].values():
+        rejected.update(table["rejected"])
+    for group, new in (("rejected", rejected), ("values_not_read", counts["values_not_read"])):
+        lines.append((f"  {group.replace('_', ' ')}", sum(counts[group].values()), sum(new.values())))
+        lines += [(f"    {reason}", number, new.get(reason, 0)) for reason, number in counts[group].items()]
     if said["time_range"]:
         moments = zip(said["time_range"], added["time_range"] or (None, None), strict=True)
         lines += [

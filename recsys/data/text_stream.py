@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -34,7 +35,7 @@ class Utf8Stream(io.RawIOBase):
         decoded_as_cp1252: lines so far that were not valid in the encoding.
     """
 
-    def __init__(self, raw: BinaryIO, encoding: str, delimiter: str | None = None) -> None:
+    def __init__(self, raw: BinaryIO | Section, encoding: str, delimiter: str | None = None) -> None:
         super().__init__()
         self._raw = raw
         self._encoding = codecs.lookup(encoding).name
@@ -68,8 +69,7 @@ class Utf8Stream(io.RawIOBase):
             if head.startswith(mark):
                 head, self._encoding = head[len(mark) :] + self._raw.read(_BLOCK), encoding
                 break
-        wide = self._encoding.startswith(("utf-16", "utf-32", "utf-7"))
-        for block in self._wide_blocks(head) if wide else self._line_blocks(head):
+        for block in self._wide_blocks(head) if _is_wide(self._encoding) else self._line_blocks(head):
             yield block.replace(self._delimiter, UNIT_SEPARATOR.encode()) if self._delimiter else block
 
     def _wide_blocks(self, head: bytes) -> Iterator[bytes]:
@@ -108,3 +108,71 @@ class Utf8Stream(io.RawIOBase):
             return line.decode("cp1252").encode()
         except UnicodeDecodeError:
             return line.decode("latin-1").encode()
+
+
+class Quotes:
+    """Follows where quoted values begin and end, as Arrow's parser does: quotes open only where a field starts.
+
+    Args:
+        delimiter: what separates fields.
+        quote: the character around values, which stands for itself when doubled within.
+
+    Attributes:
+        open: whether what was read so far ends within a quoted value.
+    """
+
+    def __init__(self, delimiter: str, quote: str) -> None:
+        between, mark = re.escape(delimiter.encode()), re.escape(quote.encode())
+        start = rb"(?:(?<=[\r\n])|(?<=%b))" % between
+        rest = rb"(?:[^%b]++|%b%b)*+" % (mark, mark, mark)
+        # What is outside of quotes and every quoted value that also ends; it stops at one that does not.
+        self._closed = re.compile(rb"(?:[^%b]++|%b%b%b%b|(?!%b)%b)*+" % (mark, start, mark, rest, mark, start, mark))
+        self._before = b"\n"  # of the text that follows: a line ended, or the last few bytes, or an open value
+        self._kept = len(delimiter.encode())
+        self.open = False
+
+    def read(self, block: bytes) -> None:
+        """Takes the next bytes."""
+        if len(self._before) > _BLOCK:
+            return  # a value longer than a block is a quote that never ends
+        text = self._before + block
+        skip = self._kept if self.open else len(self._before)
+        found = self._closed.match(text, min(skip, len(text)))
+        assert found is not None  # the pattern matches nothing, too
+        self.open = found.end() < len(text)
+        self._before = text[max(found.end() - self._kept, 0) :]
+
+
+class Section:
+    """Some bytes of a file, behind a head: what `Utf8Stream` needs of a file, of an end of one.
+
+    Args:
+        raw: the file, where the section starts.
+        head: what to read first.
+        size: bytes to read from the file.
+    """
+
+    def __init__(self, raw: BinaryIO, head: bytes, size: int) -> None:
+        self._raw, self._head, self._left = raw, head, size
+
+    def read(self, size: int) -> bytes:
+        """At most so many bytes, or the head; none at the end."""
+        if self._head:
+            head, self._head = self._head, b""
+            return head
+        block = self._raw.read(min(size, self._left))
+        self._left -= len(block)
+        return block
+
+    def close(self) -> None:
+        self._raw.close()
+
+
+def wide(head: bytes, encoding: str) -> bool:
+    """Whether a text that begins so has lines that cannot be told by single bytes."""
+    marked = next((marked for mark, marked in _MARKS if head.startswith(mark)), codecs.lookup(encoding).name)
+    return _is_wide(marked)
+
+
+def _is_wide(encoding: str) -> bool:
+    return encoding.startswith(("utf-16", "utf-32", "utf-7"))

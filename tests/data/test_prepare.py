@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from recsys.artifacts import ArtifactError
 from recsys.data.dataset import Dataset
-from recsys.data.prepare import PrepareError, prepare, summary
+from recsys.data.prepare import PrepareError, prepare
 from recsys.data.sources import Csv, Parquet, SourceError, Tables
+from recsys.data.summary import summary
 from recsys.data.synthetic import Synthetic
 
 DECLARED = {"user": "user", "item": "item", "time": "time"}

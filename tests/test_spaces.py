@@ -157,10 +157,11 @@ def test_other_dimensions_are_compared_by_the_prefix_that_both_may_be_cut_to(cut
     long = Bundle.open(cuttable)
     long = replace(long, manifest=replace(long.manifest, content=long.manifest.content | {"unit": unit}))
     content = long.manifest.content | {"dimension": 8, "dimensions": [8, 4]}
-    cut = {"item_vectors": long.item_vectors[:, :8], "user_vectors": long.user_vectors[:, :8]}
+    items, users = long.item_vectors[:, :8], long.user_vectors[:, :8]
     if unit:
-        cut = {name: values / np.linalg.norm(values, axis=1, keepdims=True) for name, values in cut.items()}
-    short = replace(long, manifest=replace(long.manifest, content=content), **cut)
+        items, users = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (items, users))
+    manifest = replace(long.manifest, content=content)
+    short = replace(long, manifest=manifest, item_vectors=items, user_vectors=users)
     compared = compare(long, short)
     assert (compared.dimension, compared.blocks) == (8, (4, 8))
     assert compared.before.residual == pytest.approx(0, abs=1e-6)

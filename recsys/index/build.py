@@ -316,8 +316,24 @@ def measured_recall(index: Index, vectors: np.ndarray, queries: np.ndarray, k: i
     wanted = min(k, len(vectors))
     if wanted == 0 or len(queries) == 0:
         raise ValueError(f"recall of {len(vectors)} items and {len(queries)} queries says nothing; give some of each")
-    true_scores, _ = Exact(vectors).search(queries, wanted)
     _, rows = index.search(queries, wanted)
+    return recall_of(rows, vectors, queries, exact_scores(vectors, queries, wanted))
+
+
+def exact_scores(vectors: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
+    """The k highest scores of each query [Q, k], descending."""
+    return Exact(vectors).search(queries, k)[0]
+
+
+def recall_of(rows: np.ndarray, vectors: np.ndarray, queries: np.ndarray, true_scores: np.ndarray) -> float:
+    """The share of found rows [Q, k] that score no less than the true k-th, whatever they were found with.
+
+    Args:
+        rows: int64 [Q, k], none of them −1.
+        vectors: float32 [N, D].
+        queries: float32 [Q, D].
+        true_scores: float32 [Q, k], from `exact_scores`.
+    """
     found_scores = np.einsum("qkd,qd->qk", vectors[rows], queries)
     slack = 1e-5 * np.abs(true_scores).max(axis=1, keepdims=True)  # two orders of summation differ by this much
     return float(np.mean(found_scores >= true_scores[:, -1:] - slack))

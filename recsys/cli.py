@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,17 +50,6 @@ examples:
 """
 
 
-NIGHTLY_EXAMPLES = """
-examples:
-  recsys nightly --config configs/nightly.yaml
-  recsys nightly --config configs/nightly.yaml --gates.tolerance 0.1
-  recsys nightly --config configs/nightly.yaml --warm_start null             # trains in full, this once
-
-A rerun after a crash goes on at the step that broke. The last line is JSON: outcome, night, bundle, live, failed gates,
-report. Exit status: 0 promoted, or nothing new; 1 a step failed; 2 told wrong; 3 refused by a gate; 4 another job runs.
-"""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 1 for what the command refused, 2 for what it was told wrong.
 
@@ -82,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     try:
         if command == "nightly":
-            return _nightly(rest)
+            from recsys.nightly.command import main as nightly
+
+            return nightly(rest)
         if command in ("fit", "validate", "test", "predict"):
             from recsys.train import run  # Lightning takes seconds to import, so only who needs it waits
 
@@ -168,38 +157,6 @@ def _index(arguments: list[str]) -> None:
     from recsys.indexes import main
 
     main(arguments)
-
-
-def _nightly(arguments: list[str]) -> int:
-    from jsonargparse import ArgumentParser
-
-    # MovieLens and Synthetic are tables that the option can then name without their modules.
-    from recsys.data import movielens, synthetic  # noqa: F401
-    from recsys.lock import LockedError
-    from recsys.nightly.job import run
-    from recsys.nightly.settings import Settings
-
-    parser = ArgumentParser(prog="recsys nightly", description="From yesterday's log to a promoted bundle.")
-    parser.add_argument("--config", action="config", help="a YAML file with these options")
-    parser.add_class_arguments(Settings, as_group=False)
-    said = _parsed(parser, arguments, NIGHTLY_EXAMPLES)
-    configuration = parser.dump(said, format="json", skip_none=False)
-    made = vars(parser.instantiate(said))
-    made.pop("config")
-    began = time.monotonic()
-    try:
-        result = run(Settings(**made), configuration)
-    except LockedError as error:
-        result = {"outcome": "locked", "why": str(error)}
-    except Exception as error:
-        # Whatever broke, the scheduler gets its line; what nobody foresaw leaves its traceback, too.
-        if not isinstance(error, (*_refusals(), OSError)):
-            traceback.print_exc()
-        result = {"outcome": "failed", "why": str(error), "seconds": round(time.monotonic() - began, 1)}
-    if "why" in result:
-        print(f"recsys nightly: {result['why']}", file=sys.stderr)
-    print(json.dumps(result, ensure_ascii=False))
-    return {"promoted": 0, "nothing new": 0, "refused": 3, "locked": 4}.get(result["outcome"], 1)
 
 
 def _serve(arguments: list[str]) -> None:

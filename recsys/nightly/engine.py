@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,32 @@ import yaml
 from recsys.artifacts import ArtifactError
 from recsys.data.dataset import Dataset
 from recsys.model.embed import Trained
-from recsys.nightly.fitting import Train
+from recsys.nightly.fitting import Train, merged
 from recsys.nightly.settings import Settings
 from recsys.seal import Embed, embed
+
+
+def check(settings: Settings) -> None:
+    """Refuses what `fit` and `warm_start.fit` say now, not when the night has come so far.
+
+    Raises:
+        ArtifactError: `recsys fit` would not take it; it says why on standard error.
+    """
+    from recsys import train
+
+    class Parse(train.TrainCLI):
+        def instantiate_classes(self) -> None:
+            """Nothing is built."""
+
+        def _run_subcommand(self, subcommand: str) -> None:
+            """Nothing is run."""
+
+    configs = [settings.fit]
+    if settings.warm_start is not None:
+        configs.append(merged(settings.fit, settings.warm_start.fit))
+    with tempfile.TemporaryDirectory() as folder:
+        for config in configs:
+            _run(merged(config, {"data": {"dataset": folder}}), Path(folder), [], Parse)
 
 
 def train_with(settings: Settings) -> Train:
@@ -44,15 +68,21 @@ def embed_with(settings: Settings, checkpoint: Path) -> Embed:
 def _train_here(config: dict[str, Any], run: Path, warm_start: Path | None) -> None:
     from recsys import train
 
+    more = [] if warm_start is None else ["--warm_start", str(warm_start)]
+    if (run / "last.ckpt").exists():  # an attempt before was stopped
+        more += ["--ckpt_path", str(run / "last.ckpt")]
+    _run(config, run, more, train.TrainCLI)
+
+
+def _run(config: dict[str, Any], run: Path, more: list[str], cli: Any) -> None:
+    from recsys import train
+
     file = run / "fit.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
-    arguments = ["fit", "--config", str(file), "--out", str(run)]
-    if warm_start is not None:
-        arguments += ["--warm_start", str(warm_start)]
-    if (run / "last.ckpt").exists():  # an attempt before was stopped
-        arguments += ["--ckpt_path", str(run / "last.ckpt")]
     try:
-        train.run(arguments)
+        train.run(["fit", "--config", str(file), "--out", str(run), *more], cli)
     except SystemExit as error:
         if error.code:
-            raise ArtifactError("the `fit` part of the configuration is not valid; the lines above say why") from None
+            raise ArtifactError(
+                "`recsys fit` does not take `fit` of this configuration; the lines above say why"
+            ) from None

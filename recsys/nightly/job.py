@@ -77,7 +77,7 @@ class _Job:
             lambda path: snapshot.snapshot(settings.tables, path, since=self.origin and self.origin.mark),
             snapshot.manifest,
         )
-        base = self.origin.dataset if self.origin and not taken.content["mark"].get("whole") else None
+        base = self.origin.dataset if self.origin and taken.content["whole"] is None else None
         if base is not None and not taken.content["interactions"]:
             return self._end("nothing new")
         try:

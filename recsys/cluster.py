@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import pyarrow.fs
 import pytorch_lightning as pl
-import torch
+from pytorch_lightning.callbacks import Checkpoint
 
 from recsys.artifacts import ArtifactError
 from recsys.data.batches import refuse_other_ids
@@ -75,6 +75,11 @@ class Cluster:
                 raise ValueError(f"cluster.{name} is {getattr(self, name)}; it must be at least {least}")
         if self.cpus_per_worker <= 0:
             raise ValueError(f"cluster.cpus_per_worker is {self.cpus_per_worker}; it must be more than 0")
+        if (self.address or "").startswith("ray://"):
+            raise ValueError(
+                f"cluster.address is {self.address}, for clients from outside, which Ray Train does not support; "
+                f'submit the command as a Ray job and say "auto"'
+            )
 
     @property
     def where(self) -> str:
@@ -237,8 +242,10 @@ def _embed_piece(
 
 @functools.lru_cache(maxsize=1)
 def _opened(checkpoint: str, dataset: str) -> tuple[Trained, Dataset]:
+    import ray
+
     trained, data = Trained.open(Path(checkpoint)), Dataset.open(dataset, check=False)  # checked where it was asked for
-    if torch.cuda.is_available():
+    if ray.get_gpu_ids():
         trained.towers.to("cuda")
     return trained, data
 
@@ -258,7 +265,7 @@ def _attempt(said: dict[str, Any], cluster: Cluster, storage: str, name: str) ->
         scaling_config=ScalingConfig(
             num_workers=cluster.workers, use_gpu=cluster.gpus_per_worker > 0, resources_per_worker=resources
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[arg-type]  # Ray names the older one
             name=name,
             storage_path=storage,
             # Ray would try a refusal again, too, so how often to go on is decided by the caller.
@@ -321,18 +328,17 @@ class WorkerCLI(TrainCLI):
         return prepare_trainer(trainer)
 
 
-class ToRay(pl.Callback):
+class ToRay(Checkpoint):
     """Hands a checkpoint to Ray after each epoch, for another attempt to go on from.
 
-    It must stand last among the callbacks, so that what they keep of the epoch is in it. (Ray's own callback stands
-    before Lightning's ModelCheckpoint, and its checkpoints do not know the best one yet.)
+    It must stand behind Lightning's ModelCheckpoint, so that what that keeps of the epoch is in it; Lightning puts all
+    that are a `Checkpoint` last, in their order. (Ray's own callback stands before, and its checkpoints do not know the
+    best one yet.)
     """
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         import ray.train
 
-        if trainer.should_stop:  # which is in no checkpoint: after one of this epoch, another would follow
-            return
         with tempfile.TemporaryDirectory() as folder:
             trainer.save_checkpoint(Path(folder) / CHECKPOINT)  # only the first worker writes
             mine = ray.train.Checkpoint.from_directory(folder) if trainer.is_global_zero else None
@@ -359,8 +365,9 @@ def _absolute(config: dict[str, Any]) -> dict[str, Any]:
     said = json.loads(json.dumps(config, default=str))
     if "dataset" in said.get("data", {}):
         said["data"]["dataset"] = str(Path(said["data"]["dataset"]).resolve())
-    if said.get("ckpt_path") and Path(said["ckpt_path"]).suffix == ".ckpt":  # rather than "last" or "best"
-        said["ckpt_path"] = str(Path(said["ckpt_path"]).resolve())
+    for name in ("ckpt_path", "warm_start"):
+        if Path(said.get(name) or "last").suffix:  # rather than "last" or "best"
+            said[name] = str(Path(said[name]).resolve())
     return said
 
 

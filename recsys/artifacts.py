@@ -238,14 +238,21 @@ def remove(path: Path, unless: Callable[[], bool] = lambda: False) -> bool:
         unless: asked when it is hidden already; if true, it is put back.
 
     Returns:
-        Whether it was removed.
+        Whether it was removed, and by this process.
     """
-    hidden = _draft_of(path)
-    os.rename(path, hidden)
-    if unless():
-        os.rename(hidden, path)
+    hidden, held = _draft_of(path), _hold(path)
+    if held is None:
         return False
-    shutil.rmtree(hidden)
+    try:
+        os.rename(path, hidden)
+        if unless():
+            os.rename(hidden, path)
+            return False
+        shutil.rmtree(hidden)
+    except FileNotFoundError:  # another process was faster
+        return False
+    finally:
+        os.close(held)
     return True
 
 
@@ -360,6 +367,7 @@ def _hold_abandoned(draft: Path) -> int | None:
         return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.stat(draft)  # gone if it was finished between the two steps
     except OSError:
         os.close(handle)
         return None

@@ -19,7 +19,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -258,8 +258,7 @@ class RemoteStore:
                         raise
                 if _is_copy(copy, (draft / MANIFEST).read_bytes(), check):
                     return copy
-                with suppress(FileNotFoundError):
-                    remove(copy)
+                remove(copy)
 
     def remove(self, name: str, unless: Callable[[], bool] = lambda: False) -> bool:
         manifest = self.read(f"{name}/{MANIFEST}")
@@ -331,8 +330,7 @@ class RemoteStore:
         there = {name.rsplit("/", 1)[1], *self.artefacts(name.rsplit("/", 1)[0])} if here else set()
         for copy in here:
             if copy.name not in there:
-                with suppress(FileNotFoundError):  # another process was faster
-                    remove(copy)
+                remove(copy)
         remove_abandoned(copies)
 
     @contextmanager

@@ -1,0 +1,175 @@
+"""What a night of `recsys nightly` costs beside its floors: the same work, done raw. Needs RECSYS_DATA_DIR.
+
+Two nights of MovieLens 1M, the first trained in full, the second going on from it. Each step stands beside the least
+that must be done for it: rows read and written by pyarrow, factorised and sorted by pandas; the towers trained by a
+plain PyTorch loop over the same batches, with the same validations; a forward pass; FAISS fed the same vectors; as many
+questions scored and their ten best chosen by NumPy; a bundle's bytes copied. What is above the floors is the job's own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.csv
+import pyarrow.parquet as pq
+import torch
+import yaml
+from torch.nn import functional as F
+
+from benchmarks.replay import FIRST, between, configured, ratings
+from benchmarks.table import emit, parser
+from recsys.data.dataset import Dataset
+from recsys.data.module import HistoryData
+from recsys.data.split import TimeSplit
+from recsys.index.engine import faiss
+from recsys.model.embed import Catalogue, Trained
+from recsys.model.losses import FullSoftmax
+from recsys.model.towers import Sizes, Towers
+from recsys.nightly.measured import opened
+from recsys.nightly.night import nights
+from recsys.seal import embed
+from recsys.train import bf16_pays
+
+
+def main() -> None:
+    """Prints a row a step, for a night in full and a warm one."""
+    options = parser(__doc__.split("\n", 1)[0])
+    options.add_argument("--out", type=Path, default=Path("build/nightly"), help="made anew")
+    said = options.parse_args()
+    shutil.rmtree(said.out, ignore_errors=True)
+    source = Path(os.environ["RECSYS_DATA_DIR"]) / "ml-1m"
+    config, log = configured(said.out, source), ratings(source)
+    for number, mode in enumerate(("in full", "warm")):
+        begins = FIRST + timedelta(days=number)
+        today = between(log, begins if number else FIRST - timedelta(days=365), begins + timedelta(days=1))
+        today.to_csv(said.out / "log" / f"{number}.csv", index=False)
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "recsys.cli", "nightly", "--config", str(config)]
+        with open(said.out / "nights.log", "a") as printed:
+            subprocess.run(command, stdout=printed, stderr=subprocess.STDOUT, check=True)
+        wall = time.perf_counter() - began
+        emit(f"a night of MovieLens 1M, {mode}", _rows(said.out, config, wall, number), as_json=said.json)
+
+
+def _rows(out: Path, config: Path, wall: float, number: int) -> list[dict[str, Any]]:
+    night = nights(out / "nights")[-1]
+    folder, took = night.folder, night.seconds
+    with tempfile.TemporaryDirectory() as scratch:
+        floors: dict[str, Callable[[], object]] = {
+            "snapshot": lambda: _copied(out / "log" / f"{number}.csv", Path(scratch)),
+            "prepare": lambda: _sorted(Path(scratch), nights(out / "nights")[-2].folder if number else None),
+            "fit": lambda: _trained(folder, config, warm=bool(number)),
+            "embed": lambda: embed(Trained.open(folder / "fit" / "best.ckpt"), Dataset.open(folder / "prepare")),
+            "index": lambda: _indexed(folder),
+            "evaluate": lambda: _asked(folder),
+            "seal": lambda: shutil.copytree(folder / "seal", Path(scratch) / "sealed"),
+            "publish": lambda: shutil.copytree(folder / "publish", Path(scratch) / "published"),
+            "starting": _imported,
+        }
+        rows: list[dict[str, Any]] = []
+        for step in ("starting", *took):
+            seconds = wall - sum(took.values()) if step == "starting" else took[step]
+            floor = _timed(floors[step]) if step in floors else 0.0
+            rows.append({"step": step, "seconds": seconds, "floor s": floor, "above it s": seconds - floor})
+    total: dict[str, float] = {
+        column: sum(row[column] for row in rows) for column in ("seconds", "floor s", "above it s")
+    }
+    rows.append({"step": "all", **total})
+    return [row | {"own share %": 100 * row["above it s"] / total["seconds"]} for row in rows]
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _imported() -> None:
+    libraries = "import torch, pytorch_lightning, jsonargparse, faiss, pyarrow.parquet, pandas, scipy.stats, matplotlib"
+    subprocess.run([sys.executable, "-c", libraries], check=True)
+
+
+def _copied(file: Path, to: Path) -> None:
+    pq.write_table(pyarrow.csv.read_csv(file), to / "log.parquet")
+
+
+def _sorted(folder: Path, before: Path | None) -> None:
+    """The log's new rows factorised, put to what was there, and all sorted."""
+    table = pd.read_parquet(folder / "log.parquet")
+    users, _ = pd.factorize(table.user_id)
+    items, _ = pd.factorize(table.item_id)
+    times = table.time.to_numpy()
+    if before is not None:
+        base = Dataset.open(before / "prepare", check=False)
+        users, items = np.concatenate([base.user_rows, users]), np.concatenate([base.items, items])
+        times = np.concatenate([base.times, times])
+    order = np.lexsort((times, users))
+    for values, name in ((users, "users"), (items, "items"), (times, "times")):
+        np.save(folder / f"{name}.npy", values[order])
+
+
+def _trained(folder: Path, config: Path, *, warm: bool) -> None:
+    """The same towers, batches, steps and validations, in a plain loop."""
+    said = yaml.safe_load(config.read_text())
+    fit, changed = said["fit"], said["warm_start"]["fit"] if warm else {}
+    epochs = (changed.get("trainer") or fit["trainer"])["max_epochs"]
+    data = HistoryData(folder / "prepare", TimeSplit("1d", "1d"))
+    old = Trained.open(folder / "fit" / "best.ckpt")
+    towers = Towers(
+        Sizes(data.num_items, data.item_inputs, data.user_inputs, data.num_events, data.has_times),
+        old.towers.architecture,
+    )
+    optimizer = torch.optim.AdamW(towers.parameters(), lr=1e-3, fused=True)
+    loss, catalogue = FullSoftmax(), Catalogue(data.item_codes, data.trained)
+    known = torch.from_numpy(np.flatnonzero(data.trained))
+    asked = data.queries("validation")
+    for epoch in range(epochs):
+        towers.train()
+        for batch in data.train_dataloader():
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16_pays()):
+                item_UD = towers.item(catalogue.take(known))
+                history = F.embedding(torch.searchsorted(known, batch.history.items_BL), item_UD)
+                query_PD = towers.user(history, batch.history).flatten(0, 1)[batch.position_P]
+                target_P = torch.searchsorted(known, batch.target_P)
+                value = loss(query_PD, item_UD, target_P, None, None, unit=False)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+        if (epoch + 1) % fit["trainer"]["check_val_every_n_epoch"] == 0:
+            towers.eval()
+            item_ND = catalogue.embed(towers)
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16_pays()):
+                for queries in data.query_loader(asked):
+                    vectors = towers.user(F.embedding(queries.history.items_BL, item_ND), queries.history)
+                    (vectors.flatten(0, 1)[queries.position_Q] @ item_ND.T).topk(10)
+
+
+def _indexed(folder: Path) -> None:
+    vectors = np.load(folder / "embed" / "item_vectors.npy")
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+
+
+def _asked(folder: Path) -> None:
+    """For each scorer that was measured, the ten best of as many questions."""
+    results, _ = opened(folder / "evaluate")
+    vectors = np.load(folder / "embed" / "item_vectors.npy")
+    for result in results.values():
+        queries = np.random.default_rng(0).normal(size=(len(result.each), vectors.shape[1])).astype(np.float32)
+        for start in range(0, len(queries), 256):
+            np.argpartition(queries[start : start + 256] @ vectors.T, 10, axis=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -125,7 +125,10 @@ def _catalogue(limit: float | None, base: Dataset | None, dataset: Dataset) -> O
     name = max(lost, key=lambda one: lost[one])
     said = f"{percent(lost[name])} of the items that had a {name!r} have none tonight"
     passed = lost[name] <= limit
-    said += ", the most of any feature" if passed else ": look at the catalogue's export"
+    if not any(lost.values()):
+        said = "no item lost a feature that it had"
+    else:
+        said += ", the most of any feature" if passed else ": look at the catalogue's export"
     return Outcome(gate, passed, lost[name], limit, said, unit="share")
 
 

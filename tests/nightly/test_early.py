@@ -188,6 +188,8 @@ def test_features_lost_are_a_share_of_those_there_were(tmp_path, lost, passed):
     assert ("look at the catalogue" in one.said) == (not passed)
     if lost:
         assert f"{10 * lost} % of the items that had a 'brand' have none tonight" in one.said
+    else:
+        assert one.said == "no item lost a feature that it had"
 
 
 def test_a_feature_lost_as_a_whole_is_refused(tmp_path):

@@ -15,15 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.artifacts import ArtifactError, Manifest, check_file
+from recsys.bundle import Bundle
 from recsys.ids import IdMap
 from recsys.registry import Registry
 from recsys.seal import seal
+from recsys.spaces import align, compare
 
 EXAMPLES = """examples:
   recsys bundle seal --checkpoint demo/run/best.ckpt --dataset demo/dataset --registry demo/registry
   recsys bundle list --registry demo/registry
   recsys bundle list --registry s3://bucket/registry --json
   recsys bundle diff A B --registry demo/registry
+  recsys bundle compare A B --registry demo/registry
+  recsys bundle align BUNDLE --registry demo/registry
   recsys bundle promote BUNDLE --registry demo/registry --why "beats last week's by 2 %"
   recsys bundle rollback --registry demo/registry --why "complaints since noon"
   recsys bundle prune --keep 7 --dry-run --registry demo/registry
@@ -74,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     compared = command("diff", _diff, "what differs between two bundles", as_json=True)
     compared.add_argument("a", metavar="A", help="the one before")
     compared.add_argument("b", metavar="B", help="the one after")
+    measured = command("compare", _compare, "what vectors of one bundle still mean in another", as_json=True)
+    measured.add_argument("a", metavar="A", help="the one whose vectors somebody keeps")
+    measured.add_argument("b", metavar="B", help="the one that they meet")
+    turned = command("align", _align, "add a bundle again, its space rotated onto the live one's")
+    turned.add_argument("bundle", help="its id; it stays as it is")
+    turned.add_argument("--to", metavar="LIVE", help="whose space; the live one's if left out")
     promoted = command("promote", _promote, "make a bundle live", why=True)
     promoted.add_argument("bundle", help="its id")
     command("rollback", _rollback, "make the bundle before the live one live again", why=True)
@@ -193,6 +203,33 @@ def _diff(registry: Registry, said: argparse.Namespace) -> None:
         print(f"schema {name}: {json.dumps(a, ensure_ascii=False)} → {json.dumps(b, ensure_ascii=False)}")
     if difference["measured_alike"] is False:
         print("The figures were measured under different conditions (see `show`), so that they do not compare.")
+
+
+def _compare(registry: Registry, said: argparse.Namespace) -> None:
+    old, new = (Bundle.open(registry.bundle_path(bundle)) for bundle in (said.a, said.b))
+    found = compare(old, new)
+    if said.json:
+        print(json.dumps(found.figures(), indent=1))
+        return
+    rows = [["vectors of A", "as they are", "rotated", "B's own"]]
+    for name, kept in (("items", found.items), ("users", found.users)):
+        if kept is not None:
+            shares = [f"{share:.4f}" for share in (kept.raw, kept.rotated, kept.ceiling)]
+            rows.append([f"{name}: neighbours kept, of {found.k}", *shares])
+    for name in ("cosine", "residual"):
+        rows.append([f"items: {name}", *(f"{getattr(one, name):.4f}" for one in (found.before, found.after)), ""])
+    print(f"{found.shared_items:,} items and {found.shared_users:,} users in both, {found.dimension} dimensions")
+    print(_aligned(rows, right={1, 2, 3}))
+    print(found.verdict)
+
+
+def _align(registry: Registry, said: argparse.Namespace) -> None:
+    to = _named_or_live(registry, said.to)
+    candidate, live = registry.bundle_path(said.bundle), registry.bundle_path(to)
+    made = registry.publish(lambda out: align(candidate, live, out))
+    kept = registry.manifest(made).content["aligned_to"]["items"]
+    print(f"{made} is {said.bundle} in the space of {to}")
+    print(f"vectors of {to} find {kept['rotated']:.1%} of their neighbours in it; before, {kept['raw']:.1%}")
 
 
 def diff(registry: Registry, a: str, b: str) -> dict[str, Any]:

@@ -1,18 +1,22 @@
 """Spaces compared where the answer is known by hand, and a bundle turned onto another without a score changing."""
 
 import json
+import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from recsys.artifacts import ArtifactError, sha256_of
-from recsys.bundle import Bundle
+from recsys.artifacts import ArtifactError, Manifest, read_manifest, sha256_of
+from recsys.bundle import FORMAT_VERSION, KIND, Bundle
+from recsys.bundles import main as bundles
 from recsys.ids import IdMap
 from recsys.index.build import Hnsw, Ivf, IvfPq
 from recsys.recommender import Event, Recommender
+from recsys.registry import Registry
 from recsys.seal import seal
 from recsys.spaces import Comparison, align, compare, compare_vectors, rotation_onto
 
@@ -315,3 +319,35 @@ def test_bundles_of_other_dimensions_are_not_aligned(toy_bundle: Bundle, shop_bu
     with pytest.raises(ArtifactError, match=r"has 8 dimensions and .* 16; no rotation brings one onto the other"):
         align(shop_bundle.path, toy_bundle.path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_commands_compare_and_align(toy, toy_bundle: Bundle, stranger: Path, tmp_path: Path, capsys) -> None:
+    def copy(source: Path, out: Path) -> Manifest:
+        shutil.copytree(source, out)
+        return read_manifest(out, KIND, FORMAT_VERSION)
+
+    registry = Registry(tmp_path / "registry")
+    toys, other = (registry.publish(partial(copy, source)) for source in (toy_bundle.path, stranger))
+    at = ["--registry", str(registry.path)]
+    with pytest.raises(ValueError, match=r"no bundle is live in .*; name one, or promote one first"):
+        bundles(["align", other, *at])
+    registry.promote(toys, why="first")
+
+    bundles(["compare", toys, other, *at])
+    said = capsys.readouterr().out.splitlines()
+    expected = compare(toy_bundle, Bundle.open(stranger))
+    assert said[0] == "13 items and 80 users in both, 16 dimensions"
+    assert said[1].split() == ["vectors", "of", "A", "as", "they", "are", "rotated", "B's", "own"]
+    figures = [f"{share:.4f}" for share in (expected.users.raw, expected.users.rotated, expected.users.ceiling)]
+    assert said[3].split() == ["users:", "neighbours", "kept,", "of", "3", *figures]
+    assert said[-1] == expected.verdict
+    bundles(["compare", toys, other, "--json", *at])
+    assert json.loads(capsys.readouterr().out) == expected.figures()
+
+    bundles(["align", other, *at])
+    made, _, *_ = capsys.readouterr().out.split()
+    assert registry.manifest(made).content["aligned_to"]["bundle"] == toys
+    bundles(["align", toys, "--to", other, *at])
+    assert f" is {toys} in the space of {other}" in capsys.readouterr().out
+    assert registry.current == toys
+    assert len(registry.bundles()) == 4

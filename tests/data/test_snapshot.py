@@ -511,7 +511,7 @@ def test_a_cursor_of_bytes_is_refused(database, tmp_path):
 
 
 def test_secrets_of_a_source_are_in_no_file(tmp_path, monkeypatch):
-    monkeypatch.setenv("SHOP", f"sqlite:///{tmp_path / 'shop.db'}?cache=hunter2")
+    monkeypatch.setenv("SHOP", f"sqlite:///{tmp_path / 'shop.db'}")
     source = Sql("$SHOP", "SELECT 'u' AS \"user\", 'a' AS item, 1 AS time, 'hunter2' AS secret", cursor="time")
     taken = snapshot(Tables(SCHEMA, source), tmp_path / "out")
     assert taken.content["mark"]["interactions"]["said"]["database"] == f"sqlite:///{tmp_path / 'shop.db'}"

@@ -27,7 +27,6 @@ KIND = "bundle"
 FORMAT_VERSION = 1
 _SAMPLE = 32  # rows embedded again when a bundle is opened, to see that towers and vectors belong together
 _TOLERANCE = 1e-3  # of a vector's length: two machines' float32 differ by less, two trainings by far more
-_HALF_PRECISION = 2e-3  # an index may store float16
 
 
 @dataclass(frozen=True)
@@ -163,21 +162,18 @@ class Bundle:
         rows = np.unique(np.linspace(0, len(self.item_ids) - 1, _SAMPLE).astype(np.int64))
         sample = pa.table({name: item_table.column(name).take(pa.array(rows)) for name in item_table.column_names})
         catalogue = Catalogue(self.item_encoder.encode(sample), self.trained[rows], rows)
-        _refuse_unlike(
-            self.item_vectors[rows], catalogue.embed(self.towers).numpy(), _TOLERANCE,
-            f"{self.path / 'item_vectors.npy'} was not made by item_tower.safetensors",
-        )  # fmt: skip
-        _refuse_unlike(
-            self.item_vectors[rows], self.index.reconstruct(rows), _HALF_PRECISION,
-            f"{self.path / 'index.faiss'} was not built from item_vectors.npy",
-        )  # fmt: skip
+        items = self.item_vectors[rows]
+        again = catalogue.embed(self.towers).numpy()
+        what = f"{self.path / 'item_vectors.npy'} was not made by item_tower.safetensors"
+        _refuse_apart(np.linalg.norm(items - again, axis=1), items, what)
+        what = f"{self.path / 'index.faiss'} was not built from item_vectors.npy"
+        _refuse_apart(self.index.misfit(rows, items), items, what)
         users = np.flatnonzero(np.diff(self.user_offsets))
         users = users[np.unique(np.linspace(0, len(users) - 1, _SAMPLE // 4).astype(np.int64))] if len(users) else users
         for user in users:
-            _refuse_unlike(
-                self.user_vectors[[user]], self.embed_user(int(user))[None], _TOLERANCE,
-                f"{self.path / 'user_vectors.npy'} was not made by user_tower.safetensors",
-            )  # fmt: skip
+            vectors = self.user_vectors[[user]]
+            apart = np.linalg.norm(vectors - self.embed_user(int(user)), axis=1)
+            _refuse_apart(apart, vectors, f"{self.path / 'user_vectors.npy'} was not made by user_tower.safetensors")
 
     def items(self) -> pd.DataFrame:
         """The catalogue, for people to look at: attributes and popularity by item id, in the order of rows."""
@@ -251,8 +247,7 @@ def _features(path: Path, name: str, rows: int) -> pa.Table:
     return pq.read_table(file) if file.exists() else pa.table({"row": pa.nulls(rows)}).select([])
 
 
-def _refuse_unlike(sealed: np.ndarray, again: np.ndarray, tolerance: float, what: str) -> None:
-    """Raises ArtifactError if vectors [n, D] are further from those made again than a share of their length."""
-    apart = np.linalg.norm(sealed - again, axis=1)
-    if (apart > tolerance * np.maximum(np.linalg.norm(sealed, axis=1), 1e-6)).any():
+def _refuse_apart(apart: np.ndarray, vectors: np.ndarray, what: str) -> None:
+    """Raises ArtifactError if a distance [n] is more than a small share of its vector's length, vectors [n, D]."""
+    if (apart > _TOLERANCE * np.maximum(np.linalg.norm(vectors, axis=1), 1e-6)).any():
         raise ArtifactError(f"{what}: its vectors differ by up to {apart.max():.3g} from those made again; seal again")

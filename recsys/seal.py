@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 from safetensors.torch import save_file
 
 from recsys.artifacts import ArtifactError, Manifest, read_manifest, sha256_of, verify, writing
 from recsys.bundle import FORMAT_VERSION, KIND
-from recsys.data.batches import query_loader, refuse_other_ids
+from recsys.data.batches import refuse_other_ids
 from recsys.data.dataset import Dataset
-from recsys.data.split import everyone
 from recsys.index.build import Kind, build, measured_recall
-from recsys.model.embed import Catalogue, Trained, query_vectors
+from recsys.model.embed import Trained, item_vectors, user_vectors
 
 VECTORS, INDEX = "vectors", "index"  # what the first two stages write
 _STAGE_VERSION = 1
@@ -38,15 +38,15 @@ class Stages:
 
 
 def embed(trained: Trained, data: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors of all items, float32 [N, D], and of all users, float32 [U, D]: zeros for who has no history."""
-    codes = trained.item_encoder.encode(data.item_features())
-    item_ND = Catalogue(codes, trained.trained).embed(trained.towers)
-    asked = everyone(data)
-    profiles = trained.user_encoder.encode(data.user_features())
-    batches = query_loader(data, asked, profiles, trained.towers.architecture.max_length)
-    users = np.zeros((data.num_users, item_ND.shape[1]), dtype=np.float32)
-    users[asked.user] = query_vectors(trained.towers, item_ND, batches, len(asked))
-    return item_ND.numpy(), users
+    """The vectors of all items, float32 [N, D], and of all users, float32 [U, D]: zeros for who has no history.
+
+    Computed on a GPU where there is one.
+    """
+    trained.towers.to("cuda" if torch.cuda.is_available() else "cpu")
+    items = item_vectors(trained, data)
+    users = user_vectors(trained, data, items)
+    trained.towers.to("cpu")
+    return items, users
 
 
 def write_vectors(checkpoint: Path, dataset: Path, out: Path, *, embed: Embed = embed) -> Manifest:

@@ -74,7 +74,6 @@ class TrainCLI(LightningCLI):
                 "checkpoint.monitor": METRIC,
                 "checkpoint.mode": "max",
                 "checkpoint.filename": "best",
-                "checkpoint.save_last": True,
                 "checkpoint.enable_version_counter": False,
                 "early_stopping.monitor": METRIC,
                 "early_stopping.mode": "max",
@@ -105,6 +104,9 @@ class TrainCLI(LightningCLI):
         given = kwargs.get("plugins", self._get(self.config_init, "trainer").plugins) or []
         kwargs["plugins"] = [*(given if isinstance(given, list) else [given]), DurableCheckpoints()]
         trainer = super().instantiate_trainer(**kwargs)
+        # What a killed run goes on from. `save_last` would keep the last one that was best.
+        last = ModelCheckpoint(said.out, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+        trainer.callbacks.append(last)  # type: ignore[attr-defined]
         if not sys.stderr.isatty():
             bars = [c for c in trainer.callbacks if isinstance(c, pl.callbacks.ProgressBar)]  # type: ignore[attr-defined]
             for bar in bars:

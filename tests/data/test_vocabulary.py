@@ -7,6 +7,8 @@ import zlib
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recsys.data.schema import Feature
 from recsys.data.vocabulary import MAX_NGRAMS, MAX_VALUES, TEXT_BUCKETS, FeatureEncoder, Input, hashed_ngrams
@@ -125,3 +127,63 @@ def test_an_encoder_is_read_back_from_json():
     again = FeatureEncoder.from_dict(json.loads(json.dumps(encoder.to_dict())))
     assert again == encoder
     assert again.encode(pa.table({"it": pa.array([["b", "ä"], None])}))["it"].tolist() == codes.tolist()
+
+
+def grown(kind, old, new, arrow, known=None):
+    """The encoder of the old values, grown by the new, and what it makes of those."""
+    encoder, _ = fitted(kind, old, arrow)
+    table = pa.table({"it": pa.array(new, arrow)})
+    known = np.ones(len(new), dtype=bool) if known is None else np.array(known, dtype=bool)
+    more = encoder.grown(encoder.features, table, known)
+    return encoder, more, more.encode(table)["it"]
+
+
+def test_new_categories_follow_the_old_ones():
+    old, more, codes = grown(
+        "categorical", ["m", "c"], ["z", "m", "a", None, "late", "z"], pa.string(), [1] * 4 + [0, 1]
+    )
+    assert more.learnt["it"]["vocabulary"] == ["c", "m", "a", "z"]
+    assert codes[:, 0].tolist() == [4, 2, 3, 0, 0, 4]
+    assert old.learnt["it"]["vocabulary"] == ["c", "m"]  # which towers in use still read by
+
+
+@given(*(st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=3), max_size=8) for _ in range(2)), st.randoms())
+def test_no_code_changes_its_meaning_however_data_grows(before, after, random):
+    old, more, _ = grown("multi", before, after, pa.list_(pa.string()))
+    vocabulary, longer = (encoder.learnt["it"]["vocabulary"] for encoder in (old, more))
+    assert longer[: len(vocabulary)] == vocabulary
+    assert set(longer) == {value for row in before + after for value in row}
+    assert len(set(longer)) == len(longer)
+    again = old.grown(old.features, pa.table({"it": pa.array(after, pa.list_(pa.string()))}), np.ones(len(after), bool))
+    random.shuffle(after)
+    assert again == grown("multi", before, after, pa.list_(pa.string()))[1]
+
+
+def test_a_scale_stays_what_old_weights_know():
+    old, more, values = grown("numeric", [1.0, 3.0], [5.0, 100.0, None], pa.float64())
+    assert more == old
+    assert values.tolist() == [[3, 1], [5, 1], [0, 0]]
+
+
+def test_vectors_may_grow_in_number_only():
+    _, more, values = grown("vector", [[1, 2]], [[3, 4], None, [5]], pa.list_(pa.float32()), [1, 1, 0])
+    assert values.tolist() == [[3, 4, 1], [0, 0, 0], [0, 0, 0]]
+    with pytest.raises(ValueError, match="vectors of feature 'it' had length 2 and now 3"):
+        grown("vector", [[1, 2]], [[3, 4, 5]], pa.list_(pa.float32()))
+    assert grown("vector", [[1, 2]], [None], pa.list_(pa.float32()))[1] == more
+
+
+def test_features_that_came_went_or_changed_do_not_grow():
+    encoder, _ = fitted("categorical", ["a"], pa.string())
+    table, known = pa.table({"it": ["a"], "other": ["a"]}), np.ones(1, dtype=bool)
+    own, other = encoder.features[0], Feature("other", "text")
+    for features, said in (
+        ((own, other), "feature 'other' was not declared and is now text"),
+        ((), "feature 'it' was categorical and is now not declared"),
+        ((Feature("it", "text"),), "feature 'it' was categorical and is now text"),
+        ((Feature("it", "categorical", embed=False),), "feature 'it' was categorical and is now not declared"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            encoder.grown(features, table, known)
+    shown = (Feature("other", "text", embed=False), Feature("it", "categorical", show=True))
+    assert encoder.grown(shown, table, known) == encoder  # what is shown is none of the towers' business

@@ -1,0 +1,281 @@
+"""Tonight's training starts from last night's, and whatever kills it, it ends with the same weights."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.artifacts import ArtifactError
+from recsys.cli import main
+from recsys.data.dataset import Dataset
+from recsys.data.module import HistoryData
+from recsys.data.split import LeaveOneOut
+from recsys.data.warm import WarmStartError
+from recsys.model.checkpoints import DurableCheckpoints
+from recsys.model.curves import curves
+from recsys.model.embed import Trained, item_vectors, user_vectors
+from recsys.model.grow import described_by, grown
+from recsys.model.towers import Towers
+from recsys.train import run
+
+RANDOM = ["--model.loss", "recsys.model.losses.SampledSoftmax", "--model.loss.uniform", "4", "--data.replay", "0.5"]
+
+
+@pytest.fixture(scope="module")
+def first(nights, tmp_path_factory):
+    """The first night's checkpoint."""
+    folder = tmp_path_factory.mktemp("first")
+    run(["fit", "--config", str(nights.config), "--out", str(folder)])
+    return folder / "last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def tonight(nights, first):
+    """What to type for the second night."""
+    return ["fit", "--config", str(nights.config_2), "--warm_start", str(first)]
+
+
+@pytest.fixture(scope="module")
+def straight(tonight, tmp_path_factory):
+    """The second night with all that is random, undisturbed, its moments carried on."""
+    folder = tmp_path_factory.mktemp("straight")
+    run([*tonight, *RANDOM, "--model.optimizer", "carry", "--out", str(folder)])
+    return folder
+
+
+def loaded(path):
+    return torch.load(path, weights_only=True)
+
+
+def equal(one, other):
+    """Whether two nests of values are the same to the bit."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def test_towers_grow_around_what_they_knew(nights, first):
+    trained = Trained.open(first)
+    before, after = Dataset.open(nights.first), Dataset.open(nights.second)
+    data = HistoryData(nights.second, LeaveOneOut(), max_length=6, warm_start=first)
+    sizes = type(trained.towers.sizes)(
+        data.num_items, data.item_inputs, data.user_inputs, data.num_events, data.has_times
+    )
+    new = Towers(sizes, trained.towers.architecture)
+    described = described_by(data.item_codes, data.num_items)
+    new.load_state_dict(grown(trained.towers, new, trained.trained, described))
+    tonight = Trained(
+        new.eval(), data.trained, data.item_encoder, data.user_encoder, "", after.item_ids.digest, {}, (8,)
+    )
+    item_ND, was_ND = item_vectors(tonight, after), item_vectors(trained, before)
+    assert trained.trained[:10].all()
+    # To the bit what they were; "cold", whose id is let in only now, too: it starts as the features that it was.
+    assert np.array_equal(item_ND[:11], was_ND)
+    same = np.array([len(set(user_events(before, row))) > 0 for row in range(4, before.num_users)])
+    users, were = user_vectors(tonight, after, item_ND), user_vectors(trained, before, was_ND)
+    np.testing.assert_allclose(users[4 : before.num_users][same], were[4:][same], atol=1e-6)
+    assert np.isfinite(users).all()
+
+
+def user_events(dataset, row):
+    return dataset.events[dataset.user_offsets[row] : dataset.user_offsets[row + 1]].tolist()
+
+
+def test_training_starts_from_the_checkpoint(tonight, first, tmp_path):
+    run([*tonight, "--model.learning_rate", "0", "--trainer.max_epochs", "2", "--out", str(tmp_path)])
+    before, after = Trained.open(first), Trained.open(tmp_path / "last.ckpt")
+    assert torch.equal(after.towers.user.position.weight, before.towers.user.position.weight)
+    ids = after.towers.item.sum.parts[0].weight
+    assert torch.equal(ids[1:11], before.towers.item.sum.parts[0].weight[1:11])
+    assert not ids[[11, 12]].any()
+    assert after.trained_until > before.trained_until
+    assert after.item_encoder.learnt["brand"]["vocabulary"][:3] == before.item_encoder.learnt["brand"]["vocabulary"]
+
+
+@pytest.mark.parametrize("optimizer", ["reset", "carry"])
+def test_moments_are_carried_on_or_not(tonight, first, tmp_path, optimizer):
+    run([*tonight, "--model.optimizer", optimizer, "--trainer.max_epochs", "2", "--out", str(tmp_path)])
+    before, after = (loaded(path)["optimizer_states"][0] for path in (first, tmp_path / "last.ckpt"))
+    steps = [float(state[0]["step"]) for state in (before["state"], after["state"])]
+    own = loaded(tmp_path / "last.ckpt")["global_step"]
+    assert own > 0
+    assert steps[1] == (steps[0] + own if optimizer == "carry" else own)
+
+
+KILLED = """
+import io, os, signal, sys, torch
+from recsys.cli import main
+from recsys.model.two_tower import TwoTower
+
+inside, count, step, save, saves = sys.argv[1], int(sys.argv[2]), TwoTower.training_step, torch.save, []
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def stepping(self, batch, batch_idx):
+    if inside == "a step" and self.global_step == count:
+        die()
+    return step(self, batch, batch_idx)
+
+def saving(what, file):
+    saves.append(what)
+    if inside != "a write" or len(saves) < count:
+        return save(what, file)
+    whole = io.BytesIO()
+    save(what, whole)
+    file.write(whole.getvalue()[:len(whole.getvalue()) // 2])
+    file.flush()
+    die()
+
+TwoTower.training_step, torch.save = stepping, saving
+main(sys.argv[3:])
+"""
+
+
+@pytest.mark.parametrize(("inside", "at"), [("a step", 7), ("a write", 5)])
+def test_a_killed_fit_ends_as_the_undisturbed_one(tonight, straight, tmp_path, inside, at):
+    options = [*tonight, *RANDOM, "--model.optimizer", "carry", "--out", str(tmp_path)]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, inside, str(at), *options], check=False, capture_output=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    for name in ("best.ckpt", "last.ckpt"):
+        assert loaded(tmp_path / name)["epoch"] < 5
+    assert len(list(tmp_path.glob(".*.part"))) == (inside == "a write")
+    run([*options, "--ckpt_path", "last"])
+    for name in ("best.ckpt", "last.ckpt"):
+        said, expected = loaded(tmp_path / name), loaded(straight / name)
+        for part in ("epoch", "state_dict", "optimizer_states", "lr_schedulers", "loops", "HistoryData"):
+            assert equal(said[part], expected[part]), (name, part)
+        stopping = next(key for key in expected["callbacks"] if key.startswith("EarlyStopping"))
+        assert equal(said["callbacks"][stopping], expected["callbacks"][stopping])
+    assert curves(tmp_path) == curves(straight)
+    assert [len(curve) for curve in curves(straight).values()] == [6, 3]
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_what_had_stopped_early_stays_stopped(nights, tmp_path):
+    still = ["--model.learning_rate", "0", "--early_stopping.patience", "1", "--trainer.max_epochs", "30"]
+    options = ["fit", "--config", str(nights.config), *still, "--out", str(tmp_path)]
+    run(options)
+    stopped = loaded(tmp_path / "last.ckpt")["global_step"]
+    before = (tmp_path / "last.ckpt").read_bytes()
+    run([*options, "--ckpt_path", "last"])
+    assert loaded(tmp_path / "last.ckpt")["global_step"] == stopped
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+
+
+def test_another_seed_draws_otherwise(nights, first, tmp_path):
+    run(["fit", "--config", str(nights.config), "--data.seed", "1", "--out", str(tmp_path)])
+    assert not equal(loaded(tmp_path / "last.ckpt")["state_dict"], loaded(first)["state_dict"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--model.architecture.dimension", "16"], "with architecture.dimension 8, the configuration says 16"),
+        (["--model.architecture.max_length", "5"], "with architecture.max_length 6, the configuration says 5"),
+        (["--warm_start", "none.ckpt"], "cannot go on from none.ckpt: there is no such file; train in full"),
+    ],
+)
+def test_refusals_are_of_a_kind_that_a_job_can_catch(tonight, tmp_path, capsys, options, said):
+    with pytest.raises(WarmStartError, match=said):
+        run([*tonight, *options, "--out", str(tmp_path)])
+    assert main([*tonight, *options, "--out", str(tmp_path)]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_data_that_did_not_grow_from_the_checkpoints_are_refused(tonight, shop, tmp_path):
+    with pytest.raises(WarmStartError, match="its 11 items are not the first ones of"):
+        run([*tonight, "--data.dataset", str(shop), "--out", str(tmp_path)])
+
+
+def test_a_training_that_diverges_says_so_and_leaves_no_checkpoint_of_it(nights, tmp_path, capsys):
+    rate = ["--model.learning_rate", "1e30", "--model.warmup_steps", "0", "--out", str(tmp_path)]
+    assert main(["fit", "--config", str(nights.config), *rate]) == 1
+    said = capsys.readouterr().err
+    assert "recsys fit: training diverged: in epoch 1 the training loss is" in said
+    assert "at learning rate 1e+30; lower model.learning_rate, or raise model.warmup_steps" in said
+    assert not list(tmp_path.glob("*.ckpt"))
+
+
+def test_a_weight_that_is_no_number_is_found_though_no_step_follows(nights, tmp_path, capsys, monkeypatch):
+    def spoil(*_):
+        raise AssertionError
+
+    from recsys.model.callbacks import Repeatable
+
+    def spoilt(self, trainer, module, *_):
+        module.towers.user.position.weight.data[0, 0] = torch.nan
+
+    monkeypatch.setattr(Repeatable, "on_train_batch_end", spoilt)
+    options = ["--trainer.limit_train_batches", "1", "--trainer.max_epochs", "1", "--out", str(tmp_path)]
+    assert main(["fit", "--config", str(nights.config), *options]) == 1
+    assert "in epoch 1 the weight towers.user.position.weight holds what is not a number" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    place = tmp_path / "run" / "last.ckpt"
+    DurableCheckpoints().save_checkpoint({"epoch": 1}, place)
+
+    def full(what, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        DurableCheckpoints().save_checkpoint({"epoch": 2}, place)
+    assert loaded(place) == {"epoch": 1}
+    assert [file.name for file in place.parent.iterdir()] == ["last.ckpt"]
+
+
+def log(run_folder, version, rows):
+    path = run_folder / "logs" / f"version_{version}" / "metrics.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text("epoch,step,train_loss,val_hit@10,val_ndcg@10\n" + rows)
+
+
+def test_curves_by_hand(tmp_path):
+    assert curves(tmp_path) == {"train_loss": [], "val_ndcg@10": []}
+    log(tmp_path, 0, "0,9,,0.5,0.1\n0,9,3.0,,\n1,19,2.5,,\n2,29,,0.5,0.2\n2,29,2.2,,\n3,39,9.1")
+    assert curves(tmp_path) == {"train_loss": [(1, 3.0), (2, 2.5), (3, 2.2)], "val_ndcg@10": [(1, 0.1), (3, 0.2)]}
+    log(tmp_path, 2, "2,29,,0.5,0.3\n2,29,2.25,,\n3,39,2.0,,\n")
+    assert curves(tmp_path) == {
+        "train_loss": [(1, 3.0), (2, 2.5), (3, 2.25), (4, 2.0)],
+        "val_ndcg@10": [(1, 0.1), (3, 0.3)],
+    }
+    log(tmp_path, 10, "0,9,7.0,,\n")  # begun anew in the same place
+    assert curves(tmp_path) == {"train_loss": [(1, 7.0)], "val_ndcg@10": [(1, 0.1), (3, 0.3)]}
+
+
+def test_both_halves_of_a_warm_start_are_asked_for(nights, first, tmp_path):
+    import pytorch_lightning as pl
+
+    from recsys.model.towers import Architecture
+    from recsys.model.two_tower import TwoTower
+    from tests.nights import ARCHITECTURE
+
+    data = HistoryData(nights.second, LeaveOneOut(), max_length=6, warm_start=first)
+    model = TwoTower(
+        data.num_items, data.item_inputs, data.user_inputs, data.num_events, data.has_times,
+        architecture=Architecture(**ARCHITECTURE),
+    )  # fmt: skip
+    trainer = pl.Trainer(max_epochs=1, logger=False, default_root_dir=tmp_path, enable_checkpointing=False)
+    with pytest.raises(ValueError, match=r"model.warm_start is None, data.warm_start .*last.ckpt; give both the same"):
+        trainer.fit(model, data)
+
+
+def test_diverging_is_a_refusal():
+    from recsys.model.callbacks import DivergedError
+
+    assert issubclass(DivergedError, ArtifactError)
+    assert issubclass(WarmStartError, ArtifactError)
+    assert not issubclass(DivergedError, WarmStartError)

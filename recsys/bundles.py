@@ -197,8 +197,9 @@ def _diff(registry: Registry, said: argparse.Namespace) -> None:
     for kind in ("items", "users"):
         for what in ("added", "removed"):
             ids = difference[kind][what]
-            some = f": {', '.join(map(str, ids['examples']))}{' …' if ids['count'] > _EXAMPLES else ''}"
-            print(f"{ids['count']:,} {kind} {what}{some if ids.get('examples') else ''}")
+            examples = ", ".join(map(str, ids.get("examples", [])))
+            more = " …" if examples and ids["count"] > _EXAMPLES else ""
+            print(f"{ids['count']:,} {kind} {what}{': ' if examples else ''}{examples}{more}")
     for name, (a, b) in difference["schema"].items():
         print(f"schema {name}: {json.dumps(a, ensure_ascii=False)} → {json.dumps(b, ensure_ascii=False)}")
     if difference["measured_alike"] is False:

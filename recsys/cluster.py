@@ -102,12 +102,13 @@ def connected(cluster: Cluster) -> Iterator[None]:
         if ray.is_initialized():
             yield
             return
+        if not cluster.address:  # a short name, for the sockets in it
+            folder = tempfile.mkdtemp(prefix="recsys-", dir="/tmp")
+            after.callback(shutil.rmtree, folder, ignore_errors=True)
+        after.callback(ray.shutdown)  # of one that came up in part, too
         if cluster.address:
             ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
         else:
-            # Short, for the sockets in it.
-            folder = tempfile.mkdtemp(prefix="recsys-", dir="/tmp")
-            after.callback(shutil.rmtree, folder, ignore_errors=True)
             ray.init(
                 address="local",
                 num_cpus=math.ceil(cluster.workers * cluster.cpus_per_worker),
@@ -117,7 +118,6 @@ def connected(cluster: Cluster) -> Iterator[None]:
                 _temp_dir=folder,
                 _node_ip_address="127.0.0.1",
             )
-        after.callback(ray.shutdown)
         after.enter_context(_leaving_when_told())
         yield
 
@@ -156,8 +156,9 @@ def fit(config: dict[str, Any], out: Path, cluster: Cluster, *, warm_start: Path
             refusal = next((e for e in error.worker_failures.values() if isinstance(e, _REFUSALS)), None)
             if refusal is not None:
                 raise refusal
-            rank, failure = next(iter(error.worker_failures.items()))
-            what = f"worker {rank} of {cluster.workers} on {cluster.where} failed: {failure!r}"
+            # All of them: one fails by itself, the others for want of it, and either may come first.
+            told = "; ".join(f"worker {rank}: {failure!r}" for rank, failure in error.worker_failures.items())
+            what = f"{len(error.worker_failures)} of {cluster.workers} workers on {cluster.where} failed ({told})"
             if not left:
                 raise ClusterError(f"{what}; after {cluster.max_failures + 1} attempts it is given up") from error
             print(f"{what}; going on from the last checkpoint, {left} more times at most", flush=True)
@@ -297,7 +298,8 @@ def _fit_in_worker(said: dict[str, Any]) -> None:
         file.write_text(said["config"], encoding="utf-8")
         arguments = ["fit", "--config", str(file), *said["arguments"]]
         if before is not None:
-            arguments += ["--ckpt_path", str(Path(after.enter_context(before.as_directory())) / CHECKPOINT)]
+            last = Path(after.enter_context(before.as_directory())) / CHECKPOINT
+            arguments += ["--ckpt_path", str(last), "--weights_only", "true"]
         if not ray.train.get_context().get_world_rank():
             log = after.enter_context((out / LOG).open("a", encoding="utf-8", buffering=1))
             after.enter_context(contextlib.redirect_stdout(log))

@@ -97,7 +97,7 @@ def config(toy):
     """The toy's training without anything drawn at random, and validated every second epoch."""
     said = yaml.safe_load((toy.dataset.parent / "fit.yaml").read_text())
     said["trainer"] |= {"max_epochs": EPOCHS, "check_val_every_n_epoch": 2, "logger": True}
-    said["data"]["batch_positions"] = 28
+    said["data"]["batch_positions"] = 20
     said["model"]["architecture"] |= {"dropout": 0.0, "id_dropout": 0.0}
     del said["out"]
     return said

@@ -344,9 +344,8 @@ def _lists_filled(index: Any, vectors: np.ndarray, sample: np.ndarray, *, may_us
     if not len(vectors):
         index.is_trained = True
     elif may_use_gpu and gpu_is_usable():
-        # Built there, searched here: a GPU index is not safe to search from many threads and cannot be written. One
-        # probe is enough there, and more than 2,048 are refused.
-        index.nprobe = 1
+        # Built there, searched here: a GPU index is not safe to search from many threads and cannot be written. Its
+        # effort is set when it is back, since more than 2,048 probes are refused there.
         there = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
         there.train(sample)
         for start in range(0, len(vectors), _ADDED):

@@ -234,6 +234,12 @@ def test_ids_stay_of_the_type_that_the_base_has(prepared, tmp_path):
     assert dataset.user_ids.array.to_pylist() == ["7", "x", "8"]
     assert dataset.item_ids.array.to_pylist() == [1, 2, 3]
     assert dataset.items.tolist() == [0, 1, 1, 2]
+    for users, items, reason in ((["8"], ["x"], "unreadable item id"), ([float("inf")], [1], "unreadable user id")):
+        with pytest.raises(PrepareError, match=reason):
+            prepare(log("3.parquet", users, items), tmp_path / "more", base=tmp_path / "base")
+    prepare(log("1.parquet", [7], ["a"]), tmp_path / "numbers")
+    with pytest.raises(PrepareError, match="unreadable user id"):
+        prepare(log("2.parquet", ["x"], ["b"]), tmp_path / "more", base=tmp_path / "numbers")
 
 
 def test_another_schema_is_refused_with_what_differs(prepared, tmp_path):

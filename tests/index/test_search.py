@@ -1,6 +1,7 @@
 """One suite for the search, run on every kind of index and on the exact twin."""
 
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,7 +60,11 @@ def overlap(found: np.ndarray, true: np.ndarray) -> float:
 def test_more_items_than_are_scored_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = Exact(VECTORS).search(QUERIES, 10)[1]
     monkeypatch.setattr("recsys.index.exact._SCORES", 3 * NUM_ITEMS + 1)
+    tracemalloc.start()
     assert (Exact(VECTORS).search(QUERIES, 10)[1] == expected).all()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * NUM_ITEMS * 4  # of 40 queries' scores, no more than a few at a time
 
 
 def test_four_items_by_hand(make: Callable) -> None:

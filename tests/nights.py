@@ -20,7 +20,14 @@ SCHEMA: dict[str, Any] = {
 }
 ITEMS, USERS = 10, 14
 LAST = 1_000_000 + 60 * 20 + USERS  # seconds; all of the first night's log is older
-ARCHITECTURE = {"dimension": 8, "max_length": 6, "blocks": 1, "heads": 2, "dropout": 0.2, "id_dropout": 0.2}
+ARCHITECTURE: dict[str, Any] = {
+    "dimension": 8,
+    "max_length": 6,
+    "blocks": 1,
+    "heads": 2,
+    "dropout": 0.2,
+    "id_dropout": 0.2,
+}
 
 
 @dataclass(frozen=True)

@@ -232,6 +232,14 @@ def test_a_curve_that_is_not_finite_is_refused(broken):
     assert one.said == "val_ndcg@10 is not finite in epoch 3: the training diverged; lower the learning rate"
 
 
+def test_guessing_is_among_the_items_that_training_knows():
+    # 2.0 is less than guessing among 64 items costs (4.16), and more than among the 4 that are known.
+    trained = np.arange(64) < 4
+    for known, passed in ((trained, False), (np.ones(64, dtype=bool), True)):
+        outcomes = early.training(Gates(), {"train_loss": [(0, 3.0), (1, 2.0)]}, spread_out(), known)
+        assert gate(outcomes, "training").passed == passed
+
+
 def test_no_curve_is_not_measured():
     assert early._training(0.1, {}, 4).said == "not measured: the training left no losses"
 

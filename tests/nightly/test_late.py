@@ -105,8 +105,10 @@ def test_a_live_bundle_that_knows_the_answers_is_no_measure():
     one = late._live(0.05, result([0.9] * 4), result([0.1] * 4), "it learnt from what is asked")
     assert not one.passed
     assert one.said == "candidate and live cannot be compared: it learnt from what is asked"
-    outcomes = late.quality(Gates(), result([0.9] * 4), result([0.1] * 4), {}, incomparable="it learnt")
-    assert [one.measured for one in outcomes if one.gate == "slices"] == [False]
+    outcomes = late.quality(Gates(), slices(a=(0.1, 0.01)), slices(a=(0.5, 0.01)), {}, incomparable="it learnt")
+    assert [(one.measured, one.live) for one in outcomes if one.gate in ("slices", "coverage")] == [
+        (False, None), (True, None),
+    ]  # fmt: skip
 
 
 def test_only_the_same_queries_make_pairs():

@@ -19,7 +19,6 @@ SCHEMA: dict[str, Any] = {
     "users": {"id": "user", "features": {"country": "categorical"}},
 }
 ITEMS, USERS = 10, 14
-LAST = 1_000_000 + 60 * 20 + USERS  # seconds; all of the first night's log is older
 ARCHITECTURE: dict[str, Any] = {
     "dimension": 8,
     "max_length": 6,

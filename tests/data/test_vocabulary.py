@@ -145,6 +145,8 @@ def test_new_categories_follow_the_old_ones():
     assert more.learnt["it"]["vocabulary"] == ["c", "m", "a", "z"]
     assert codes[:, 0].tolist() == [4, 2, 3, 0, 0, 4]
     assert old.learnt["it"]["vocabulary"] == ["c", "m"]  # which towers in use still read by
+    again = more.grown(more.features, pa.table({"it": ["b", "z"]}), np.ones(2, dtype=bool))
+    assert again.learnt["it"]["vocabulary"] == ["c", "m", "a", "z", "b"]
 
 
 @given(*(st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=3), max_size=8) for _ in range(2)), st.randoms())

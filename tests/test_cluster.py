@@ -285,7 +285,7 @@ def test_a_stretch_of_rows_is_embedded_as_the_whole_is(shop, shop_bundle):
     trained = Trained.open(shop_bundle.path.parent / "run" / "best.ckpt")
     items = item_vectors(trained, data)
     alike(items, shop_bundle.item_vectors)
-    for rows in (slice(0, 2), slice(2, None), slice(1, 1)):
+    for rows in (slice(0, 2), slice(2, None)):
         alike(item_vectors(trained, data, rows), items[rows])
         alike(user_vectors(trained, data, items, rows), shop_bundle.user_vectors[rows])
 
@@ -307,7 +307,7 @@ def test_paths_mean_the_same_in_a_worker(tmp_path, monkeypatch):
 
 
 def test_a_wrong_setting_is_told_and_does_not_end_the_worker(config, tmp_path):
-    (tmp_path / "fit.json").write_text(json.dumps(config | {"modle": {}}))
+    (tmp_path / "fit.json").write_text(json.dumps(config | {"modle": 1}))
     with pytest.raises(Exception, match="modle"):
         run(["fit", "--config", str(tmp_path / "fit.json"), "--out", str(tmp_path)], WorkerCLI)
 

@@ -115,7 +115,6 @@ def categories(base: Dataset, dataset: Dataset) -> list[Category]:
     old = np.asarray(base.items)
     tonight = np.bincount(dataset.items, minlength=dataset.num_items)
     tonight[: base.num_items] -= np.bincount(old, minlength=base.num_items)
-    tonight = np.maximum(tonight, 0)  # rows may also have left
     if base.times is not None and len(base):
         times = np.asarray(base.times)
         old = old[times > times.max() - RECENT * DAY]

@@ -305,3 +305,14 @@ def test_the_first_check_that_is_on_is_shown_and_two_items_are_too_few():
     one = judged(spread_out(), min_effective_rank=None)
     assert (one.passed, one.limit, one.unit) == (True, 0.9, "")
     assert not judged(spread_out(), np.arange(64) < 1).measured
+
+
+def test_a_list_emptied_is_a_feature_lost(tmp_path):
+    full, emptied = ("multi", [["t"], ["t"]]), ("multi", [["t"], []])
+    one = early._catalogue(
+        0.1,
+        dataset(tmp_path / "base", [0], ["a"] * 2, tags=full),
+        dataset(tmp_path / "new", [0], ["a"] * 2, tags=emptied),
+    )
+    assert (one.passed, one.figure) == (False, 0.5)
+    assert "'tags'" in one.said

@@ -237,6 +237,8 @@ def test_pruning_is_the_same_anywhere(quick):
         quick.promote(bundle, why="")
     assert quick.prune(1) == ["c", "d"]
     assert quick.bundles() == ["a", "b", "e"]
+    quick.promote("e", why="")
+    assert [quick.rollback(why="").bundle for _ in range(2)] == ["b", "a"]
 
 
 def test_pruning_refuses_a_negative_number_and_a_torn_current(quick):

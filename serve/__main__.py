@@ -67,12 +67,14 @@ def _checked(said: argparse.Namespace) -> Settings:
         raise ValueError(f"--replicas must be 1 or more, got {said.replicas}")
     if not 1 <= said.port <= 65535:
         raise ValueError(f"--port must be 1 to 65535, got {said.port}")
-    path = Path(said.registry).resolve()
-    if not path.is_dir():
-        raise ValueError(f"there is no registry at {said.registry}; make one with `recsys bundle seal --promote`")
+    address = said.registry
+    if "://" not in address:  # replicas may run elsewhere in this machine's folders
+        address = str(Path(address).resolve())
+        if not Path(address).is_dir():
+            raise ValueError(f"there is no registry at {said.registry}; make one with `recsys bundle seal --promote`")
     from recsys.registry import Registry  # after what is quick to check: torch comes along
 
-    registry = Registry(path)
+    registry = Registry(address)
     if registry.current is None:
         raise ValueError(f"no bundle is live in {said.registry}; run `recsys bundle promote` first")
     registry.manifest(registry.current)
@@ -82,7 +84,7 @@ def _checked(said: argparse.Namespace) -> Settings:
             tried.bind((said.host, said.port))
         except OSError as error:
             raise ValueError(f"{said.host}:{said.port} is taken or not ours ({error}); choose another --port") from None
-    return Settings(registry=str(path), replicas=said.replicas)
+    return Settings(registry=address, replicas=said.replicas)
 
 
 def _greet(address: str) -> None:

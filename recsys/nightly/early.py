@@ -48,19 +48,23 @@ def training(gates: Gates, curves: Curves, vectors: np.ndarray, trained: np.ndar
 
 
 def _rejected(limit: float | None, added: Mapping[str, Any]) -> Outcome:
-    gate, read, reasons = "rejected rows", added["interactions_read"], added["rejected"]
+    """Judges the log and the tables of items and users, each by itself, and speaks of the worst."""
+    gate = "rejected rows"
     if limit is None:
         return off(gate)
-    if not read:
+    parts = [("rows", added["interactions_read"], added["rejected"])]
+    parts += [(f"rows of the table of {name}", one["read"], one["rejected"]) for name, one in added["tables"].items()]
+    shares = [(sum(reasons.values()) / read, what, read, reasons) for what, read, reasons in parts if read]
+    if not shares:
         return unmeasured(gate, "no row was read tonight")
-    rejected = sum(reasons.values())
-    said = f"{rejected:,} of tonight's {read:,} rows could not be used ({percent(rejected / read)})"
-    if rejected:
+    share, what, read, reasons = max(shares, key=lambda part: part[0])
+    said = f"{sum(reasons.values()):,} of tonight's {read:,} {what} could not be used ({percent(share)})"
+    if reasons:
         reason = max(reasons, key=lambda name: reasons[name])
         said += f", {reasons[reason]:,} of them for {reason!r}"
-    if not (passed := rejected <= limit * read):
+    if not (passed := share <= limit):
         said += ": look at the rejected rows below and mend the source"
-    return Outcome(gate, passed, rejected / read, limit, said, unit="share")
+    return Outcome(gate, passed, share, limit, said, unit="share")
 
 
 def _volume(gates: Gates, added: Mapping[str, Any], base: Dataset | None) -> Outcome:

@@ -20,6 +20,7 @@ from recsys.evaluate.metrics import Mean
 from recsys.evaluate.ranking import Conditions, Result, Slice, evaluate
 from recsys.model.embed import TowerScorer, Trained
 from recsys.nightly.live import BundleScorer
+from recsys.nightly.measures import flattened, grouping
 
 CANDIDATE, LIVE = "two towers", "live bundle"
 _KIND, _VERSION = "measured", 1
@@ -67,17 +68,12 @@ def opened(path: Path) -> tuple[dict[str, Result], Manifest]:
 
 def large_categories(data: Dataset) -> dict[str, np.ndarray]:
     """`attribute: value` to bool [N], for the values that make up a good share of the interactions each."""
-    entity, table = data.schema.items, data.item_features()
+    table = data.item_features()
     counts = np.bincount(np.asarray(data.items), minlength=data.num_items)
     groups: dict[str, np.ndarray] = {}
-    for feature in entity.features if entity else ():
-        if feature.kind not in ("categorical", "multi"):
-            continue
-        column = table.column(feature.name).combine_chunks()
-        rows = np.arange(len(column))
-        if feature.kind == "multi":
-            rows, column = pc.list_parent_indices(column).to_numpy(), pc.list_flatten(column)
-        encoded = column.dictionary_encode()
+    for feature in grouping(data.schema.items):
+        values, rows = flattened(table.column(feature.name))
+        encoded = values.dictionary_encode()
         codes = pc.fill_null(encoded.indices, pa.scalar(-1, encoded.indices.type)).to_numpy()
         taken = np.bincount(codes[codes >= 0], counts[rows[codes >= 0]], minlength=len(encoded.dictionary))
         largest = np.argsort(-taken, kind="stable")[:_MOST]

@@ -93,5 +93,6 @@ def added(**said: Any) -> dict[str, Any]:
         "users": 3,
         "items": 2,
         "rejected": {},
+        "tables": {},
         "time_range": [10 * DAY, 11 * DAY],
     } | said

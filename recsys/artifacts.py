@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -19,6 +20,7 @@ from typing import Any
 import recsys
 
 MANIFEST = "manifest.json"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{32}")
 
 
@@ -135,9 +137,23 @@ def drafting(path: Path) -> Iterator[Path]:
         held = _hold(draft)
     try:
         yield draft
+    except Exception as error:
+        _refuse_if_full(draft, error)
+        raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)  # what will not go is taken for abandoned from now on
         os.close(held)
+
+
+def _refuse_if_full(folder: Path, error: Exception) -> None:
+    """Raises what a full disk says itself: who writes in C or C++ may have said only that it could not."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return
+    try:
+        (folder / "room").write_bytes(bytes(1 << 16))
+    except OSError as full:
+        if full.errno in NO_ROOM:
+            raise OSError(full.errno, full.strerror, str(folder.parent)) from error
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> list[Path]:

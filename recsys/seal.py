@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
 
-from recsys.artifacts import ArtifactError, Manifest, read_manifest, sha256_of, verify, writing
+from recsys.artifacts import ArtifactError, Manifest, drafting, read_manifest, sha256_of, verify, writing
 from recsys.bundle import FORMAT_VERSION, KIND
 from recsys.data.batches import refuse_other_ids
 from recsys.data.dataset import Dataset
@@ -141,10 +140,10 @@ def seal(
     out = Path(out)
     with (
         writing(out, KIND, FORMAT_VERSION) as draft,
-        tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch,
+        drafting(out.with_name(f"{out.name}.stages")) as scratch,
     ):
         if stages is None:
-            stages = Stages(Path(scratch) / VECTORS, Path(scratch) / INDEX)
+            stages = Stages(scratch / VECTORS, scratch / INDEX)
             write_vectors(checkpoint, dataset, stages.vectors)
             write_index(stages.vectors, stages.index, kind=kind)
         built = _refuse_other_stages(stages, digest, data)

@@ -1,4 +1,4 @@
-"""`recsys nightly`: the job for people and schedulers, who get an exit status and a last line of JSON whatever comes."""
+"""`recsys nightly`: the job for people and schedulers, who get a status and a last line of JSON whatever comes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from recsys.artifacts import ArtifactError
+from recsys.artifacts import NO_ROOM, ArtifactError
 from recsys.cluster import ClusterError
 
 # MovieLens and Synthetic are tables that the configuration can then name without their modules.
@@ -53,7 +53,8 @@ def main(arguments: list[str]) -> int:
         return _ended(run(settings, configuration))
     except LockedError as error:
         return _ended({"outcome": "locked", "why": str(error)})
-    except Exception as error:
+    except Exception as raised:
+        error = _full_disk(raised) or raised
         if not isinstance(error, _FORESEEN):
             traceback.print_exc()
         took = round(time.monotonic() - began, 1)
@@ -75,6 +76,15 @@ def _settings(arguments: list[str]) -> tuple[Settings, str]:
     if made["warm_start"] is not None:
         made["warm_start"] = dataclasses.replace(made["warm_start"], fit=plain["warm_start"]["fit"])
     return Settings(**made), configuration
+
+
+def _full_disk(error: BaseException | None) -> OSError | None:
+    """What a full disk said, where a library said something else on top of it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _ended(result: dict[str, Any]) -> int:

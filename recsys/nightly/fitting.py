@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from recsys.artifacts import ArtifactError, Manifest, read_manifest, sha256_of, verify, writing
+from recsys.artifacts import ArtifactError, Manifest, read_manifest, sha256_of, verify, write_durably, writing
 from recsys.data.dataset import FORMAT_VERSION as DATASET_VERSION
 from recsys.data.dataset import KIND as DATASET
 from recsys.data.warm import WarmStartError
@@ -73,11 +73,12 @@ def fit(config: dict[str, Any], warm: WarmStart | None, start: Start, dataset: P
         ArtifactError: the training left no best checkpoint.
     """
     running = out.with_name(f"{out.name}.running")  # outlives a crash, with the newest checkpoint in it
-    told = (running / "start.json", lambda start: json.dumps([str(start.checkpoint), start.because]))
-    if running.exists() and (not told[0].exists() or told[0].read_text() != told[1](start)):
-        shutil.rmtree(running)
-    running.mkdir(exist_ok=True)
-    told[0].write_text(told[1](start))
+    told, begun = running / "start.json", json.dumps([str(start.checkpoint), start.because])
+    if not told.exists() or told.read_text(encoding="utf-8") != begun:
+        if running.exists():
+            shutil.rmtree(running)
+        running.mkdir()
+        write_durably(told, begun)  # once: written again, it would be half there when that is killed
     diverged = None
     try:
         try:

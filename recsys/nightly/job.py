@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -12,7 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from recsys.artifacts import ArtifactError, Manifest, read_manifest, remove_abandoned, verify, writing
+from recsys.artifacts import (
+    ArtifactError,
+    Manifest,
+    read_manifest,
+    remove,
+    remove_abandoned,
+    sync_directory,
+    verify,
+    writing,
+)
 from recsys.bundle import FORMAT_VERSION, KIND, Bundle, bundle_id
 from recsys.data import snapshot
 from recsys.data.dataset import Dataset
@@ -70,7 +80,7 @@ class _Job:
 
     def run(self) -> dict[str, Any]:
         night, settings = self.night, self.settings
-        if (night.folder / "gates").exists():  # judged before; what is live now may be this very candidate
+        if self._judged:  # what is live now may be this very candidate
             return self._conclude(None)
         taken = night.step(
             "snapshot",
@@ -110,6 +120,15 @@ class _Job:
         )
         night.step("seal", self._seal, lambda path: verify(path, KIND, FORMAT_VERSION))
         return self._conclude(data)
+
+    @property
+    def _judged(self) -> bool:
+        """Whether an attempt before judged; a damaged verdict is made again from the first gate on."""
+        try:
+            judging.opened(self.night.folder / "gates")
+        except ArtifactError:
+            return False
+        return True
 
     @property
     def passed(self) -> bool:
@@ -213,7 +232,8 @@ class _Job:
         if bundle_id(manifest) not in self.registry.bundles():
 
             def copy(place: Path) -> Manifest:
-                shutil.copytree(path, place)
+                shutil.copytree(path, place, copy_function=_copy_durably)
+                sync_directory(place)
                 return read_manifest(place, KIND, FORMAT_VERSION)
 
             self.registry.publish(copy)
@@ -221,7 +241,8 @@ class _Job:
 
     def _promote(self, bundle: str, path: Path) -> None:
         log = self.registry.log()
-        done = self.registry.current == bundle or any(said.bundle == bundle for said in log[:-1])
+        # An entry of its own proves nothing: an attempt before may have been stopped between the log and CURRENT.
+        done = self.registry.current == bundle or any(said.instead_of == bundle for said in log)
         self.refuse_if_lost()
         if not done:  # else an attempt before did it; and if somebody rolled back since, they meant it
             self.registry.promote(bundle, why=f"night of {self.night.name}: every gate passed")
@@ -231,11 +252,11 @@ class _Job:
     def _retire(self, path: Path) -> None:
         """Removes old bundles and old nights; what the live one and the one before it were made from stays."""
         removed = self.registry.prune(self.settings.keep, why=f"night of {self.night.name}")
-        kept = {self.registry.current, self.registry.previous}
+        kept = {self.registry.current, self.registry.previous} - {None}
         old = nights(self.settings.work)[: -self.settings.keep]
-        gone = [night for night in old if (night.result or {}).get("bundle") not in kept or not night.result]
+        gone = [night for night in old if _bundle_of(night) not in kept]
         for night in gone:
-            shutil.rmtree(night.folder)
+            remove(night.folder)
         with writing(path, path.name, _STEP) as draft:
             draft.content.update(bundles=removed, nights=[night.name for night in gone])
 
@@ -257,11 +278,25 @@ class _Job:
 def _live_at_first(work: Path, live: str | None) -> str | None:
     """What was live when the newest night began, if what is live now is that night's own, promoted before it ended."""
     for night in nights(work)[-1:]:
-        place = night.folder / "publish"
-        if night.result is None and place.exists() and bundle_id(read_manifest(place, KIND, FORMAT_VERSION)) == live:
+        if night.result is None and live is not None and _bundle_of(night) == live:
             before: str | None = night.plan["live"]
             return before
     return live
+
+
+def _bundle_of(night: Night) -> str | None:
+    """The bundle that a night published, or was about to, however it ended."""
+    try:
+        return bundle_id(read_manifest(night.folder / "publish", KIND, FORMAT_VERSION))
+    except ArtifactError:
+        return None
+
+
+def _copy_durably(source: str, place: str) -> str:
+    shutil.copyfile(source, place)
+    with open(place, "rb+") as file:
+        os.fsync(file.fileno())
+    return place
 
 
 def _read_step(path: Path) -> Manifest:

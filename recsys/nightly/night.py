@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from recsys.artifacts import ArtifactError, digest_of, write_durably
+from recsys.artifacts import ArtifactError, digest_of, drafting, remove, sync_directory, write_durably
 
 _BEGUN = "night.json"
 _ENDED = "result.json"
@@ -85,10 +85,11 @@ class Night:
 
     def _forget(self, place: Path) -> None:
         """Removes a step that is damaged, and those that were made from it."""
-        made = place.stat().st_mtime_ns
-        for other in self.folder.iterdir():
-            if other.is_dir() and other.stat().st_mtime_ns >= made:
-                shutil.rmtree(other)
+        made = {other: other.stat().st_mtime_ns for other in self.folder.iterdir() if other.is_dir()}
+        # The damaged one last: while it is there, a rerun finds it and removes what is left of the others.
+        for other in sorted(made, key=lambda other: made[other], reverse=True):
+            if made[other] >= made[place]:
+                remove(other)
 
 
 def tonight(work: Path, plan: dict[str, Any], *, resume_within: timedelta) -> Night:
@@ -113,16 +114,18 @@ def tonight(work: Path, plan: dict[str, Any], *, resume_within: timedelta) -> Ni
     now = datetime.now(UTC)
     while (folder := work / now.strftime(_NAME)).exists():
         now += timedelta(seconds=1)
-    folder.mkdir(parents=True)
-    write_durably(folder / _BEGUN, json.dumps(plan, ensure_ascii=False))
+    with drafting(folder) as draft:  # a folder without a plan would belong to no night, and nobody would remove it
+        write_durably(draft / _BEGUN, json.dumps(plan, ensure_ascii=False))
+        os.rename(draft, folder)
+        sync_directory(work)
     return Night(folder, plan)
 
 
 def nights(work: Path) -> list[Night]:
-    """All nights of a folder, oldest first; one that was stopped before it had a plan is no night."""
+    """All nights of a folder, oldest first."""
     if not work.is_dir():
         return []
-    found = ((folder, _read(folder / _BEGUN)) for folder in sorted(work.iterdir()) if folder.is_dir())
+    found = ((folder, _read(folder / _BEGUN)) for folder in sorted(work.glob("[!.]*")) if folder.is_dir())
     return [Night(folder, plan) for folder, plan in found if plan is not None]
 
 

@@ -104,7 +104,7 @@ class Bundle:
 
         schema = Schema.from_dict(manifest.content["schema"])
         item_ids, user_ids = IdMap.load(path / "item_ids.arrow"), IdMap.load(path / "user_ids.arrow")
-        item_vectors = np.load(path / "item_vectors.npy")
+        item_vectors = array("item_vectors")
         item_table = _features(path, "item_features", len(item_ids))
         user_encoder = FeatureEncoder.from_dict(said["user_encoder"])
         bundle = cls(

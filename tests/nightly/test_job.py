@@ -18,7 +18,6 @@ def first(tmp_path_factory):
     shop = Shop(tmp_path_factory.mktemp("nights") / "shop")
     shop.run()
     shop.keep()
-    shop.first = shop.said
     return shop
 
 
@@ -26,7 +25,6 @@ def first(tmp_path_factory):
 def shop(first):
     """The shop after its first night."""
     first.restore()
-    first.status, first.said = 0, first.first
     return first
 
 

@@ -127,10 +127,12 @@ class Shop:
         self.config.write_text(yaml.safe_dump(said))
 
     def keep(self) -> None:
-        """Remembers all files as they are now."""
+        """Remembers all files as they are now, and what the last night said."""
         shutil.copytree(self.folder, self._kept)
+        self._kept_said = self.status, self.said
 
     def restore(self) -> None:
         """Puts back what was kept, under the same path: a night remembers where its source lies."""
         shutil.rmtree(self.folder)
         shutil.copytree(self._kept, self.folder)
+        self.status, self.said = self._kept_said

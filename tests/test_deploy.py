@@ -81,7 +81,7 @@ def test_cron_runs_it_once_a_night_whatever_the_clocks_do(zone):
     began = datetime(2026, 1, 1, tzinfo=ZoneInfo(zone))
     nights = CronSim(cron_line()[0], began)
     times = [next(nights) for _ in range(800)]
-    # CronSim mends what clocks do to a time, as Debian's cron does; not every cron does so, so there must be no need to.
+    # CronSim mends what clocks do to a time, as Debian's cron does; not every cron does, so there must be no need.
     assert all(time.replace(fold=0).utcoffset() == time.replace(fold=1).utcoffset() for time in times)
     days = [time.date() for time in times]
     assert days == [began.date() + timedelta(days=day) for day in range(800)]

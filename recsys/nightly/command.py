@@ -54,11 +54,11 @@ def main(arguments: list[str]) -> int:
     except LockedError as error:
         return _ended({"outcome": "locked", "why": str(error)})
     except Exception as raised:
-        error = _full_disk(raised) or raised
-        if not isinstance(error, _FORESEEN):
+        reason = _full_disk(raised) or raised
+        if not isinstance(reason, _FORESEEN):
             traceback.print_exc()
         took = round(time.monotonic() - began, 1)
-        return _ended({"outcome": "failed", "why": str(error) or type(error).__name__, "seconds": took})
+        return _ended({"outcome": "failed", "why": str(reason) or type(reason).__name__, "seconds": took})
 
 
 def _settings(arguments: list[str]) -> tuple[Settings, str]:

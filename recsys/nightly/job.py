@@ -75,19 +75,19 @@ class _Job:
         self.refuse_if_lost = refuse_if_lost
         self.began = time.monotonic()
         self.live = self._open_live()
-        self.origin = origin_of(self.live, settings.work)
         self.outcomes: list[Outcome] = []
 
     def run(self) -> dict[str, Any]:
         night, settings = self.night, self.settings
         if self._judged:  # what is live now may be this very candidate
             return self._conclude(None)
+        origin = origin_of(self.live, settings.work)
         taken = night.step(
             "snapshot",
-            lambda path: snapshot.snapshot(settings.tables, path, since=self.origin and self.origin.mark),
+            lambda path: snapshot.snapshot(settings.tables, path, since=None if origin is None else origin.mark),
             snapshot.manifest,
         )
-        base = self.origin.dataset if self.origin and taken.content["whole"] is None else None
+        base = origin.dataset if origin is not None and taken.content["whole"] is None else None
         if base is not None and not taken.content["interactions"]:
             return self._end("nothing new")
         try:
@@ -104,7 +104,7 @@ class _Job:
         self.outcomes += early.data(settings.gates, data.manifest.content["added"], before, data)
         if not self.passed:
             return self._conclude(data)
-        fitted = self._fit(data, start(settings.warm_start, self.live, self.origin, base, settings.work))
+        fitted = self._fit(data, start(settings.warm_start, self.live, origin, base, settings.work))
         if fitted.content["diverged"] is None:
             night.step("embed", self._embed, verify_vectors)
         self.outcomes += self._training_gates(fitted)

@@ -158,8 +158,8 @@ class FolderStore:
         return remove(self.path / name, unless)
 
     def sweep(self, folder: str) -> None:
-        remove_abandoned(self.path)
-        remove_abandoned(self.path / folder)
+        for place in (self.path, self.path / folder, *self.path.glob("[!.]*")):  # entries of the log, too
+            remove_abandoned(place)
 
     def _ready(self, name: str) -> Path:
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)

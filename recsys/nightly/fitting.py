@@ -29,13 +29,14 @@ class WarmStart:
 
     Args:
         fit: what the configuration of `fit` says differently then, key by key.
-        full_every: after this many nights in a row that went on, one trains from scratch: what drifts is set right.
-        full_after_refusal: whether the night after a refused one trains from scratch.
+        full_every: one night in so many trains from scratch, so that what drifts is set right.
+        full_after_drift: whether a night trains from scratch if the one before went on, and its model was refused for
+            what it is: worse than live, collapsed, or answering quite otherwise.
     """
 
     fit: dict[str, Any] = field(default_factory=lambda: {"trainer": {"max_epochs": 2}})
     full_every: int = 7
-    full_after_refusal: bool = True
+    full_after_drift: bool = True
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,11 @@ class Night:
         """How it ended; None while it has not."""
         return _read(self.folder / _ENDED)
 
+    @property
+    def failed(self) -> list[str]:
+        """The gates that refused it, if it has ended so."""
+        return list((self.result or {}).get("failed", []))
+
     def step(self, name: str, make: Callable[[Path], object], check: Callable[[Path], Opened]) -> Opened:
         """Makes a step's directory, unless an earlier attempt did.
 

@@ -12,6 +12,8 @@ from recsys.nightly import fitting
 from recsys.nightly.fitting import Start, WarmStart
 from recsys.nightly.night import Night, nights
 
+_OF_THE_MODEL = frozenset({"training", "vectors", "live", "slices", "coverage", "overlap", "score shift"})
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -21,14 +23,12 @@ class Origin:
         dataset: what it trained on, and tonight's rows are added to.
         checkpoint: what it trained.
         mark: up to where it had read the source.
-        warm_nights: how many nights in a row, up to it, went on from the one before.
     """
 
     night: Night
     dataset: Path
     checkpoint: Path
     mark: dict[str, Any]
-    warm_nights: int
 
 
 def origin_of(live: Bundle | None, work: Path) -> Origin | None:
@@ -43,7 +43,7 @@ def origin_of(live: Bundle | None, work: Path) -> Origin | None:
         fitted = fitting.opened(fit).content
         if (fitted.get("checkpoint"), fitted["dataset"]) == wanted:
             mark = snapshot.manifest(night.folder / "snapshot").content["mark"]
-            return Origin(night, dataset, fit / fitting.CHECKPOINT, mark, fitted["warm_nights"])
+            return Origin(night, dataset, fit / fitting.CHECKPOINT, mark)
     print("the night that made the live bundle is not here any more: the log is read from its beginning", flush=True)
     return None
 
@@ -66,11 +66,18 @@ def start(warm: WarmStart | None, live: Bundle | None, origin: Origin | None, ba
         return Start(None, "the night that made the live bundle is not here any more")
     if base is None:
         return Start(None, "the log was read anew, so that rows are others")
-    if origin.warm_nights + 1 >= warm.full_every:
-        return Start(None, f"{origin.warm_nights} nights in a row went on, and one in {warm.full_every} does not")
-    ended = [(night, night.result) for night in nights(work) if night.result is not None]
-    if warm.full_after_refusal and ended:
-        last, result = ended[-1]
-        if result["outcome"] == "refused" and (last.folder / "fit").exists():
-            return Start(None, f"the model of {last.name} was refused")
-    return Start(origin.checkpoint, f"goes on from {origin.night.name}, which is live", origin.warm_nights + 1)
+    trained = [night for night in nights(work) if night.result is not None and (night.folder / "fit").exists()]
+    # Counted from the last night that trained, whatever became of it: where the live bundle is better than what a full
+    # training gives, counting from the live one would train in full every night, in vain.
+    last = fitting.opened(trained[-1].folder / "fit").content
+    warm_nights = last["warm_nights"] + 1
+    if warm_nights >= warm.full_every:
+        return Start(None, f"{last['warm_nights']} nights in a row went on, and one in {warm.full_every} does not")
+    if warm.full_after_drift and last["mode"] == "warm" and _drifted(trained[-1]):
+        return Start(None, f"what {trained[-1].name} went on with was refused: {', '.join(trained[-1].failed)}")
+    return Start(origin.checkpoint, f"goes on from {origin.night.name}, which is live", warm_nights)
+
+
+def _drifted(night: Night) -> bool:
+    """Whether a night's model was refused for itself: one that is no better than popularity tells of its questions."""
+    return bool(_OF_THE_MODEL.intersection(night.failed)) and "popularity" not in night.failed

@@ -102,13 +102,13 @@ class _Job:
             return self._conclude(None)
         before = None if base is None else Dataset.open(base, check=False)
         self.outcomes += early.data(settings.gates, data.manifest.content["added"], before, data)
-        if not self.passed:
+        if not self._passed():
             return self._conclude(data)
         fitted = self._fit(data, start(settings.warm_start, self.live, origin, base, settings.work))
         if fitted.content["diverged"] is None:
             night.step("embed", self._embed, verify_vectors)
         self.outcomes += self._training_gates(fitted)
-        if not self.passed:
+        if not self._passed():
             return self._conclude(data)
         night.step("index", lambda path: write_index(night.folder / "embed", path, kind=settings.index), verify_index)
         night.step(
@@ -130,8 +130,7 @@ class _Job:
             return False
         return True
 
-    @property
-    def passed(self) -> bool:
+    def _passed(self) -> bool:
         return all(outcome.passed for outcome in self.outcomes)
 
     @property

@@ -26,7 +26,7 @@ def test_the_configuration_that_comes_along_is_taken_as_it_stands():
 
 def test_the_page_names_every_gate_with_its_default():
     table = PAGE.split("## The gates")[1].split("\n## ")[0]
-    told = {}
+    told: dict[str, str] = {}
     for line in table.splitlines():
         cells = [cell.strip() for cell in line.split("|")]
         if names := re.findall(r"`(\w+)`", cells[2]) if len(cells) > 4 else []:

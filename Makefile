@@ -36,6 +36,8 @@ progress = while IFS= read -r line; do case $$line in \
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export RAY_USAGE_STATS_ENABLED ?= 0
+# Tests and demo start dozens of processes, each of which would compile a thousand files anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## say what there is

@@ -17,7 +17,14 @@ from tests.s3 import S3, running_s3
 from tests.shop import prepared, prepared_bare
 from tests.toy import Toy, walk
 
-torch.set_num_threads(1)  # the toys are small: threads that wait for a busy core cost ten times what they save
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    """The toys are small: threads that wait for a busy core cost ten times what they save.
+
+    Anew for every module, since FAISS and torch share the number, and whoever sets one sets the other.
+    """
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

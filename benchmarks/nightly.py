@@ -2,8 +2,8 @@
 
 Two nights of MovieLens 1M, the first trained in full, the second going on from it. Each step stands beside the least
 that must be done for it: rows read and written by pyarrow, factorised and sorted by pandas; the towers trained by a
-plain PyTorch loop over the same batches, with the same validations; a forward pass; FAISS fed the same vectors; as many
-questions scored and their ten best chosen by NumPy; a bundle's bytes copied. What is above the floors is the job's own.
+plain PyTorch loop over the same batches, with the same validations; a forward pass; FAISS fed the same vectors; the same
+questions embedded, scored and their ten best chosen by NumPy; a bundle's bytes copied. What is above the floors is the job's own.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ from torch.nn import functional as F
 
 from benchmarks.replay import FIRST, between, configured, ratings
 from benchmarks.table import emit, parser
+from recsys.data.batches import query_loader
 from recsys.data.dataset import Dataset
 from recsys.data.module import HistoryData
-from recsys.data.split import TimeSplit
+from recsys.data.split import TimeSplit, queries_of, split_of
 from recsys.index.engine import faiss
-from recsys.model.embed import Catalogue, Trained
+from recsys.model.embed import Catalogue, Trained, query_vectors
 from recsys.model.losses import FullSoftmax
 from recsys.model.towers import Sizes, Towers
-from recsys.nightly.measured import opened
+from recsys.nightly.measured import CANDIDATE, LIVE, opened
 from recsys.nightly.night import nights
 from recsys.seal import embed
 from recsys.train import bf16_pays
@@ -162,13 +163,19 @@ def _indexed(folder: Path) -> None:
 
 
 def _asked(folder: Path) -> None:
-    """For each scorer that was measured, the ten best of as many questions."""
+    """For each scorer that was measured, the ten best of the same questions; for towers, after a pass of theirs."""
     results, _ = opened(folder / "evaluate")
-    vectors = np.load(folder / "embed" / "item_vectors.npy")
-    for result in results.values():
-        queries = np.random.default_rng(0).normal(size=(len(result.each), vectors.shape[1])).astype(np.float32)
+    data, trained = Dataset.open(folder / "prepare", check=False), Trained.open(folder / "fit" / "best.ckpt")
+    queries = queries_of(data, split_of(trained.split).cut(data), "test")
+    profiles = trained.user_encoder.encode(data.user_features())
+    items = np.load(folder / "embed" / "item_vectors.npy")
+    for name in results:
+        vectors = np.ones((len(queries), items.shape[1]), dtype=np.float32)
+        if name in (CANDIDATE, LIVE):
+            batches = query_loader(data, queries, profiles, trained.towers.architecture.max_length)
+            vectors = query_vectors(trained.towers, torch.from_numpy(items), batches, len(queries))
         for start in range(0, len(queries), 256):
-            np.argpartition(queries[start : start + 256] @ vectors.T, 10, axis=1)
+            np.argpartition(vectors[start : start + 256] @ items.T, 10, axis=1)
 
 
 if __name__ == "__main__":

@@ -83,12 +83,12 @@ def fit(config: dict[str, Any], warm: WarmStart | None, start: Start, dataset: P
     diverged = None
     try:
         try:
-            train(_config(config, warm, start, dataset), running, start.checkpoint)
+            train(_logged(_config(config, warm, start, dataset), running), running, start.checkpoint)
         except WarmStartError as error:
             start = Start(None, f"a warm start cannot be: {error}")
             for file in running.iterdir():
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
-            train(_config(config, warm, start, dataset), running, None)
+            train(_logged(_config(config, warm, start, dataset), running), running, None)
     except DivergedError as error:
         diverged = str(error)
     with writing(out, KIND, VERSION) as draft:
@@ -129,6 +129,12 @@ def curves_of(path: Path) -> dict[str, list[tuple[int, float | None]]]:
 def _config(config: dict[str, Any], warm: WarmStart | None, start: Start, dataset: Path) -> dict[str, Any]:
     said = merged(config, warm.fit) if warm is not None and start.checkpoint is not None else config
     return merged(said, {"data": {"dataset": str(dataset)}})
+
+
+def _logged(config: dict[str, Any], running: Path) -> dict[str, Any]:
+    """With a log of the curves alone, unless another is asked for: the folder of the run goes when they are read."""
+    csv = {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_dir": str(running), "name": "logs"}}
+    return merged({"trainer": {"logger": csv}}, config)
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Shop:
             "registry": str(self.registry),
             "work": str(self.work),
             "fit": {
-                "trainer": {"max_epochs": 12, "check_val_every_n_epoch": 2, "logger": True, "precision": "32-true"},
+                "trainer": {"max_epochs": 12, "check_val_every_n_epoch": 2, "precision": "32-true"},
                 "data": {
                     "split": {
                         "class_path": "recsys.data.split.TimeSplit",

@@ -60,8 +60,8 @@ class Ray:
         """Its processes, its folder and its shared memory, if any of it is still there."""
         lines = [command_line(pid) for pid in descendants(os.getpid())]
         files = [file for file in Path("/dev/shm").iterdir() if re.search("ray|plasma|torch|gloo", file.name)]
-        # Another test's process may name Ray among what it imported.
-        return [line for line in lines if re.search(r"ray::|raylet|gcs_server|/ray/", line)] + [
+        # Another test's fork server names Ray's folder among those that it imports from.
+        return [line for line in lines if "ray" in line and "forkserver" not in line] + [
             str(file) for file in (self.folder, *files) if file.exists()
         ]
 

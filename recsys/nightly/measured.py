@@ -56,7 +56,7 @@ def measure(checkpoint: Path, dataset: Path, live: Bundle | None, out: Path, *, 
             )
         said = {name: _plain(result) for name, result in results.items()}
         (draft.path / "results.json").write_text(json.dumps(said, ensure_ascii=False), encoding="utf-8")
-        draft.content.update(checkpoint=trained.dataset, asked_from=_asked_from(data, cuts.test_start))
+        draft.content["asked_from"] = _asked_from(data, cuts.test_start)
 
 
 def opened(path: Path) -> tuple[dict[str, Result], Manifest]:

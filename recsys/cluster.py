@@ -34,7 +34,7 @@ from recsys.artifacts import ArtifactError
 from recsys.data.batches import refuse_other_ids
 from recsys.data.dataset import Dataset
 from recsys.model.embed import Trained, item_vectors, user_vectors
-from recsys.train import TrainCLI, run
+from recsys.train import FitCLI, run
 
 CHECKPOINT = "last.ckpt"  # in what is handed to Ray after each epoch
 LOG = "workers.log"  # what the first worker prints
@@ -306,7 +306,7 @@ def _fit_in_worker(said: dict[str, Any]) -> None:
         run(arguments, WorkerCLI)
 
 
-class WorkerCLI(TrainCLI):
+class WorkerCLI(FitCLI):
     """`recsys fit` in one of many workers."""
 
     def init_parser(self, **kwargs: Any) -> Any:

@@ -115,6 +115,14 @@ class TrainCLI(LightningCLI):
         return trainer
 
 
+class FitCLI(TrainCLI):
+    """`recsys fit` alone: without the parsers of the other subcommands it starts in a third of the time."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": TrainCLI.subcommands()["fit"]}
+
+
 def run(arguments: list[str], cli: type[TrainCLI] = TrainCLI) -> None:
     """Runs one of the Lightning subcommands.
 

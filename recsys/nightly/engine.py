@@ -24,7 +24,7 @@ def check(settings: Settings) -> None:
     """
     from recsys import train
 
-    class Parse(train.TrainCLI):
+    class Parse(train.FitCLI):
         def instantiate_classes(self) -> None:
             """Nothing is built."""
 
@@ -71,7 +71,7 @@ def _train_here(config: dict[str, Any], run: Path, warm_start: Path | None) -> N
     more = [] if warm_start is None else ["--warm_start", str(warm_start)]
     if (run / "last.ckpt").exists():  # an attempt before was stopped
         more += ["--ckpt_path", str(run / "last.ckpt")]
-    _run(config, run, more, train.TrainCLI)
+    _run(config, run, more, train.FitCLI)
 
 
 def _run(config: dict[str, Any], run: Path, more: list[str], cli: Any) -> None:

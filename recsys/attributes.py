@@ -6,16 +6,16 @@ import math
 import operator
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from recsys.data.schema import Entity, Feature, nearest
+from recsys.data.columns import ManyWords, Numbers, Words
+from recsys.data.schema import Entity, FeatureKind, nearest
 
+_COLUMNS = {"categorical": Words, "multi": ManyWords, "numeric": Numbers, "timestamp": Numbers}
 _ORDER = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 _CLAUSES = ("equals", "in", "contains", *_ORDER, "not")
 _MAX_NUMBER = 1e300  # JSON knows larger integers, a float does not
@@ -27,24 +27,99 @@ class FilterError(ValueError):
 
 
 class Attributes:
-    """The attributes of N items.
+    """The attributes of N items. Nothing in it changes, so many threads may ask at once.
 
     Args:
         entity: what is declared of items; None if nothing is.
         table: one row an item, one column a feature (see `Dataset.item_features`).
-        num_items: N, since a table without columns has no rows.
+        num_items: how many rows the table has, since one without columns says none.
+        before: attributes of the items whose rows come before these, declared alike; see `extended`.
     """
 
-    def __init__(self, entity: Entity | None, table: pa.Table, num_items: int) -> None:
+    def __init__(
+        self, entity: Entity | None, table: pa.Table, num_items: int, *, before: Attributes | None = None
+    ) -> None:
         features = entity.features if entity else ()
+        self.entity = entity
+        self.num_items: int = num_items + (before.num_items if before else 0)
+        self._own_items = num_items
         self._table = table
-        self._num_items = num_items
+        self._before = before
         self._shown = [feature for feature in features if feature.show]
-        self._filterable = {feature.name: _Column(feature, table) for feature in features if feature.filterable}
+        self._kinds = {feature.name: feature.kind for feature in features}
+        # Each is made ready when it is first asked for.
+        self._columns: dict[str, Any] = {
+            f.name: _COLUMNS[f.kind](table.column(f.name)) for f in features if f.filterable
+        }
+        self._joined: dict[str, np.ndarray] = {}
+
+    def extended(self, table: pa.Table, num_items: int) -> Attributes:
+        """These items and, in the rows after them, those of another table; what is ready of these is not made again.
+
+        Args:
+            table: as that of these items, of the same declaration.
+            num_items: how many rows it has.
+        """
+        return Attributes(self.entity, table, num_items, before=self)
 
     def frame(self) -> pd.DataFrame:
         """Every declared attribute, a row an item, for people to look at."""
-        return self._table.to_pandas()
+        own = self._table.to_pandas()
+        return pd.concat([self._before.frame(), own], ignore_index=True) if self._before else own
+
+    def kind(self, name: str) -> FeatureKind:
+        """Whether an attribute that requests may name is categorical, multi, numeric or timestamp.
+
+        Raises:
+            FilterError: there is none of that name, or it is text or a vector, of which only the towers make use.
+        """
+        if name in self._columns:
+            return self._kinds[name]
+        usable = list(self._columns)
+        if name in self._kinds:
+            valid = ", ".join(usable) or "none"
+            raise FilterError(f"{name!r} is {self._kinds[name]}, which nothing can filter by; valid: {valid}")
+        raise FilterError(f"there is no attribute {name!r} to filter by{nearest(name, usable)}")
+
+    def numbers(self, name: str) -> np.ndarray:
+        """An attribute of numbers, or of moments as milliseconds since 1970.
+
+        Returns:
+            float64 [N], NaN where there is none; shared, so not to be written to.
+
+        Raises:
+            FilterError: there is no such attribute, or it is of words.
+        """
+        if (kind := self.kind(name)) not in ("numeric", "timestamp"):
+            raise FilterError(f"{name!r} is {kind} and holds no numbers; name one that is numeric or timestamp")
+        own = self._columns[name].values
+        if self._before is None:
+            return own
+        if name not in self._joined:
+            self._joined[name] = np.concatenate([self._before.numbers(name), own])
+        return self._joined[name]
+
+    def values(self, name: str, rows: np.ndarray) -> list[tuple[str, ...]]:
+        """The words that some items have of a categorical or multi attribute.
+
+        Args:
+            name: the attribute.
+            rows: int [n], each from 0 to N − 1.
+
+        Returns:
+            The words of each row; an empty tuple where there is none.
+
+        Raises:
+            FilterError: there is no such attribute, or it is of numbers.
+        """
+        if (kind := self.kind(name)) not in ("categorical", "multi"):
+            raise FilterError(f"{name!r} is {kind} and holds no words; name one that is categorical or multi")
+        if self._before is None:
+            return self._columns[name].of(rows)
+        own = rows >= self._before.num_items
+        earlier = iter(self._before.values(name, rows[~own]))
+        later = iter(self._columns[name].of(rows[own] - self._before.num_items))
+        return [next(later if is_own else earlier) for is_own in own.tolist()]
 
     def eligible(self, filter: Mapping[str, Any]) -> np.ndarray:
         """Which items pass a filter.
@@ -60,44 +135,47 @@ class Attributes:
         Raises:
             FilterError: an attribute, clause or value cannot be used.
         """
-        passing = np.ones(self._num_items, dtype=bool)
+        passing = np.ones(self._own_items, dtype=bool)
         for name, clause in filter.items():
-            if name not in self._filterable:
-                raise FilterError(f"there is no attribute {name!r} to filter by{nearest(name, list(self._filterable))}")
-            passing &= self._passing(self._filterable[name], clause)
-        return passing
+            passing &= self._passing(name, self.kind(name), clause)
+        return np.concatenate([self._before.eligible(filter), passing]) if self._before else passing
 
-    def _passing(self, column: _Column, clause: Any, depth: int = 0) -> np.ndarray:
+    def _passing(self, name: str, kind: FeatureKind, clause: Any, depth: int = 0) -> np.ndarray:
+        """bool: which of the table's items pass a clause about an attribute."""
         if depth > _MAX_DEPTH:
-            raise FilterError(
-                f"{column.feature.name!r}: clauses are nested more than {_MAX_DEPTH} deep; say it shorter"
-            )
+            raise FilterError(f"{name!r}: clauses are nested more than {_MAX_DEPTH} deep; say it shorter")
         if isinstance(clause, list):
             clause = {"in": clause}
         elif not isinstance(clause, Mapping):
             clause = {"equals": clause}
-        passing = np.ones(self._num_items, dtype=bool)
-        for key, value in clause.items():
+        column = self._columns[name]
+        read = _word if kind in ("categorical", "multi") else _moment if kind == "timestamp" else _number
+        passing = np.ones(self._own_items, dtype=bool)
+        for key, said in clause.items():
             match key:
                 case "equals":
-                    passing &= column.equal(value)
+                    passing &= column.having_any([read(name, said)])
                 case "in" | "contains":
-                    if not isinstance(value, list):
-                        value = [value]
-                    if not value:
-                        raise FilterError(f"{column.feature.name!r}: {key!r} is empty; name at least one value")
-                    combine = np.logical_or if key == "in" else np.logical_and
-                    passing &= combine.reduce([column.equal(one) for one in value])
+                    wanted = [read(name, one) for one in (said if isinstance(said, list) else [said])]
+                    if not wanted:
+                        raise FilterError(f"{name!r}: {key!r} is empty; name at least one value")
+                    passing &= column.having_any(wanted) if key == "in" else column.having_all(wanted)
                 case "gt" | "gte" | "lt" | "lte":
-                    passing &= column.ordered(key, value)
+                    if read is _word:
+                        raise FilterError(f"{name!r} is {kind} and has no order; use equals, in or contains")
+                    passing &= _ORDER[key](column.values, read(name, said))
                 case "not":
-                    passing &= ~self._passing(column, value, depth + 1)
+                    passing &= ~self._passing(name, kind, said, depth + 1)
                 case _:
-                    raise FilterError(f"{column.feature.name!r}: there is no clause {key!r}{nearest(key, _CLAUSES)}")
+                    raise FilterError(f"{name!r}: there is no clause {key!r}{nearest(key, _CLAUSES)}")
         return passing
 
     def shown(self, row: int) -> dict[str, Any]:
         """What an answer shows of one item; absent where the catalogue says nothing."""
+        if self._before is not None:
+            if row < self._before.num_items:
+                return self._before.shown(row)
+            row -= self._before.num_items
         said = {}
         for feature in self._shown:
             value = self._table.column(feature.name)[row].as_py()
@@ -111,57 +189,24 @@ class Attributes:
         return said
 
 
-class _Column:
-    """One attribute, made ready for comparison when it is first asked for."""
+def _word(name: str, said: Any) -> str:
+    if not isinstance(said, (str, int)) or isinstance(said, bool):
+        raise FilterError(f"{name!r} cannot equal {said!r}; give text")
+    return str(said)
 
-    def __init__(self, feature: Feature, table: pa.Table) -> None:
-        self.feature = feature
-        self._table = table
 
-    @cached_property
-    def _values(self) -> np.ndarray:
-        """float64 [N], NaN where there is none."""
-        return self._table.column(self.feature.name).cast(pa.float64()).to_numpy()
+def _number(name: str, said: Any) -> float:
+    if isinstance(said, bool) or not isinstance(said, (int, float)) or abs(said) > _MAX_NUMBER:
+        raise FilterError(f"{name!r} cannot be compared with {said!r}; give a number")
+    return float(said)
 
-    @cached_property
-    def _encoded(self) -> tuple[dict[str, int], np.ndarray, np.ndarray]:
-        """Codes by value, and for each occurrence its code and its row."""
-        column = self._table.column(self.feature.name).combine_chunks()
-        rows = np.arange(len(column))
-        if self.feature.kind == "multi":
-            rows = pc.list_parent_indices(column).to_numpy()
-            column = pc.list_flatten(column)
-        encoded = column.dictionary_encode()
-        codes = pc.fill_null(encoded.indices, -1).to_numpy()
-        return {value: code for code, value in enumerate(encoded.dictionary.to_pylist())}, codes, rows
 
-    def equal(self, value: Any) -> np.ndarray:
-        """bool [N]: equal to the value, or having it among its values."""
-        if self.feature.kind in ("numeric", "timestamp"):
-            return self._values == self._number(value)
-        if not isinstance(value, (str, int)) or isinstance(value, bool):
-            raise FilterError(f"{self.feature.name!r} cannot equal {value!r}; give text")
-        vocabulary, codes, rows = self._encoded
-        passing = np.zeros(self._table.num_rows, dtype=bool)
-        # A value that no item has is a question with the answer none, not a mistake: catalogues change.
-        passing[rows[codes == vocabulary.get(str(value), -2)]] = True
-        return passing
-
-    def ordered(self, key: str, value: Any) -> np.ndarray:
-        """bool [N]: on the right side of the value."""
-        if self.feature.kind not in ("numeric", "timestamp"):
-            raise FilterError(
-                f"{self.feature.name!r} is {self.feature.kind} and has no order; use equals, in or contains"
-            )
-        return np.asarray(_ORDER[key](self._values, self._number(value)))
-
-    def _number(self, value: Any) -> float:
-        if self.feature.kind == "timestamp" and isinstance(value, str):
-            try:
-                moment = datetime.fromisoformat(value)
-            except ValueError:
-                raise FilterError(f"{self.feature.name!r}: {value!r} is no ISO 8601 moment") from None
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > _MAX_NUMBER:
-            raise FilterError(f"{self.feature.name!r} cannot be compared with {value!r}; give a number")
-        return value * 1000.0 if self.feature.kind == "timestamp" else float(value)
+def _moment(name: str, said: Any) -> float:
+    """Milliseconds since 1970."""
+    if not isinstance(said, str):
+        return _number(name, said) * 1000.0
+    try:
+        moment = datetime.fromisoformat(said)
+    except ValueError:
+        raise FilterError(f"{name!r}: {said!r} is no ISO 8601 moment") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000

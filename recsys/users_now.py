@@ -1,0 +1,129 @@
+"""The vectors of users as they are now: what a bundle knows that they took, then what happened since, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from recsys.data.batches import like_lengths
+from recsys.data.history import History, gap_buckets
+from recsys.live import LiveCatalogue
+
+_POSITIONS = 1 << 14  # of histories that go through the tower together, padding included
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one user took, oldest first: at most as much as the user tower reads.
+
+    Attributes:
+        user: their row, whose profile the tower reads; None for a user whom the bundle does not know.
+        rows: int64 [n], rows of a `LiveCatalogue`.
+        times: int64 [n], milliseconds since 1970, −1 where unknown.
+        events: int64 [n], event codes.
+    """
+
+    user: int | None
+    rows: np.ndarray
+    times: np.ndarray
+    events: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, places: np.ndarray) -> Taken:
+        """Some of it: bool [n], or int places in ascending order."""
+        return Taken(self.user, self.rows[places], self.times[places], self.events[places])
+
+
+def taken(
+    live: LiveCatalogue,
+    user: int | None,
+    rows: np.ndarray | None = None,
+    times: np.ndarray | None = None,
+    events: np.ndarray | None = None,
+) -> Taken:
+    """What a user took: what the bundle knows of it, then what happened since.
+
+    What the bundle's history names stands there with the bundle's own vectors, as when the user's stored vector was
+    made, even if those items were PUT with other features since.
+
+    Args:
+        live: the items.
+        user: their row; None for a user whom the bundle does not know.
+        rows: int64 [n], rows taken since, oldest first.
+        times: int64 [n], milliseconds since 1970, −1 where unknown.
+        events: int64 [n], event codes.
+    """
+    bundle, length = live.bundle, live.bundle.towers.architecture.max_length
+    rows = np.empty(0, dtype=np.int64) if rows is None else rows[-length:]
+    since = len(rows)
+    times = np.full(since, -1, dtype=np.int64) if times is None else times[-length:]
+    events = np.zeros(since, dtype=np.int64) if events is None else events[-length:]
+    if user is None or since == length:
+        return Taken(user, rows, times, events)
+    end = int(bundle.user_offsets[user + 1])
+    known = slice(max(int(bundle.user_offsets[user]), end - (length - since)), end)
+    before = bundle.history_items[known].astype(np.int64)
+    when, what = bundle.history_times, bundle.history_events
+    return Taken(
+        user,
+        np.concatenate([before, rows]),
+        np.concatenate([np.full(len(before), -1, dtype=np.int64) if when is None else when[known], times]),
+        np.concatenate([np.zeros(len(before), dtype=np.int64) if what is None else what[known], events]),
+    )
+
+
+def user_vectors(live: LiveCatalogue, many: Sequence[Taken]) -> np.ndarray:
+    """The user tower's vectors right after what was taken, float32 [B, D]; zeros for who took nothing.
+
+    Args:
+        live: the items.
+        many: what each of B users took.
+    """
+    bundle = live.bundle
+    vectors = np.zeros((len(many), bundle.towers.architecture.dimension), dtype=np.float32)
+    lengths = np.array([len(one) for one in many], dtype=np.int64)
+    asked = np.flatnonzero(lengths)
+    for batch in like_lengths(lengths[asked], _POSITIONS, None):
+        vectors[asked[batch]] = _embedded(live, [many[at] for at in asked[batch]], lengths[asked[batch]])
+    return vectors
+
+
+def _embedded(live: LiveCatalogue, many: Sequence[Taken], lengths: np.ndarray) -> np.ndarray:
+    """As `user_vectors`, in one pass: float32 [b, D], of those who took something."""
+    bundle, shape = live.bundle, (len(many), int(lengths.max()))
+    items = np.zeros((*shape, bundle.towers.architecture.dimension), dtype=np.float32)
+    events, gaps = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    for at, one in enumerate(many):
+        items[at, : len(one)] = live.vectors(one.rows)
+        events[at, : len(one)] = one.events
+        gaps[at, : len(one)] = gap_buckets(_known_moments(one.times))
+    users = np.array([-1 if one.user is None else one.user for one in many])
+    profiles = {}
+    for name, values in bundle.profiles.items():
+        profiles[name] = values[np.maximum(users, 0)]
+        profiles[name][users < 0] = 0
+    history = History(
+        items_BL=torch.zeros(shape, dtype=torch.int64),
+        lengths_B=torch.from_numpy(lengths),
+        events_BL=None if bundle.history_events is None else torch.from_numpy(events),
+        gaps_BL=None if bundle.history_times is None else torch.from_numpy(gaps),
+        users={name: torch.from_numpy(values) for name, values in profiles.items()},
+    )
+    with torch.inference_mode():
+        user_BLD = bundle.towers.user(torch.from_numpy(items), history)
+        vectors: np.ndarray = user_BLD[torch.arange(shape[0]), history.lengths_B - 1].numpy()
+    return vectors
+
+
+def _known_moments(times: np.ndarray) -> np.ndarray:
+    """Times [n] in which one that is not known is that of the interaction before, or at the start of the one after."""
+    if (times >= 0).all():
+        return times
+    place = np.maximum.accumulate(np.where(times >= 0, np.arange(len(times)), -1))
+    first = times[times >= 0][:1] if (times >= 0).any() else np.zeros(1, dtype=np.int64)
+    return np.where(place >= 0, times[place], first)

@@ -1,0 +1,162 @@
+"""The served user tower against the one that was trained, over every switch of the architecture."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.data.history import GAP_BUCKETS, History
+from recsys.data.vocabulary import Input
+from recsys.model.serving import UserEncoder
+from recsys.model.towers import Architecture, Sizes, Towers
+
+INPUTS = (Input("country", codes=5), Input("tags", codes=7), Input("age", width=2))
+LENGTH = 9
+
+
+def towers_of(seed=0, *, dimension=8, inputs=INPUTS, num_events=3, has_times=True, rotated=False, **said):
+    """Towers whose every weight says something, norms' scales and shifts and biases too."""
+    torch.manual_seed(seed)
+    sizes = Sizes(10, user_inputs=inputs, num_events=num_events, has_times=has_times)
+    towers = Towers(sizes, Architecture(dimension=dimension, max_length=LENGTH, **said)).eval()
+    for name, weight in towers.user.named_parameters():
+        if not name.startswith("profile"):  # whose row of what is unknown stays zeros
+            weight.data += 0.3 * torch.randn_like(weight)
+    if rotated:
+        towers.rotate(np.linalg.qr(np.random.default_rng(seed).standard_normal((dimension, dimension)))[0])
+    return towers
+
+
+def history_of(towers, length, seed=0, *, gaps=True, events=True):
+    """Arguments for one user."""
+    random = np.random.default_rng(seed)
+    profile = {
+        "country": random.integers(0, 5, (1, 1)).astype(np.int32),
+        "tags": random.integers(0, 3, (1, 4)).astype(np.int32) * random.integers(1, 3, (1, 4)).astype(np.int32),
+        "age": random.standard_normal((1, 2)).astype(np.float32),
+    }
+    return (
+        (0.4 * random.standard_normal((length, towers.architecture.dimension))).astype(np.float32),
+        random.integers(0, GAP_BUCKETS, length) if gaps else None,
+        random.integers(0, 3, length) if events else None,
+        {given.name: profile[given.name] for given in towers.sizes.user_inputs},
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    architecture=st.fixed_dictionaries(
+        {
+            "unit": st.booleans(),
+            "blocks": st.integers(0, 3),
+            "heads": st.sampled_from([1, 2, 4]),
+            "use_times": st.booleans(),
+            "rotated": st.booleans(),
+            "has_times": st.booleans(),
+            "num_events": st.sampled_from([0, 1, 3]),
+            "inputs": st.sampled_from([(), INPUTS[:1], INPUTS[1:2], INPUTS[2:], INPUTS]),
+        }
+    ),
+    said=st.fixed_dictionaries({"gaps": st.booleans(), "events": st.booleans()}),
+    length=st.integers(1, LENGTH),
+    seed=st.integers(0, 2**16),
+)
+def test_it_is_the_user_tower_whatever_the_architecture(architecture, said, length, seed):
+    towers = towers_of(seed, **architecture)
+    asked = history_of(towers, length, seed, **said)
+    before = [None if part is None else np.copy(part) for part in asked[:3]]
+    expected, got = towers.user_now(*asked), UserEncoder(towers)(*asked)
+    assert got.dtype == np.float32
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+    for part, was in zip(asked[:3], before, strict=True):  # nothing that it was given is written to
+        np.testing.assert_array_equal(part, was)
+
+
+def test_many_at_once_are_each_alone_whatever_stands_behind_their_ends():
+    for said in ({}, {"unit": True, "blocks": 1}, {"blocks": 0}, {"rotated": True, "blocks": 3}):
+        towers = towers_of(1, **said)
+        encoder = UserEncoder(towers)
+        asked = [history_of(towers, length, seed=length) for length in (LENGTH, 1, 4, 4, LENGTH - 1)]
+        lengths = np.array([len(items) for items, *_ in asked])
+        for behind in (0, 1):
+
+            def padded(place, asked=asked, behind=behind):
+                parts = [one[place] for one in asked]
+                rows = [
+                    np.concatenate([p, np.full_like(p, behind, shape=(LENGTH - len(p), *p.shape[1:]))]) for p in parts
+                ]
+                return np.stack(rows)
+
+            profiles = {name: np.concatenate([one[3][name] for one in asked]) for name in asked[0][3]}
+            got = encoder.many(padded(0), padded(1), padded(2), profiles, lengths)
+            alone = np.stack([towers.user_now(*one) for one in asked])
+            np.testing.assert_allclose(got, alone, rtol=0, atol=1e-5)
+
+
+def test_one_profile_speaks_for_many():
+    towers = towers_of(2)
+    encoder, one = UserEncoder(towers), history_of(towers, 5)
+    items, gaps, events = (np.stack([part, part]) for part in one[:3])
+    got = encoder.many(items, gaps, events, one[3], np.array([5, 3]))
+    shorter = towers.user_now(*(part[:3] for part in one[:3]), one[3])
+    np.testing.assert_allclose(got, [towers.user_now(*one), shorter], rtol=0, atol=1e-5)
+
+
+def test_nobody_is_no_vectors():
+    towers = towers_of()
+    nothing = np.empty((0, 3), dtype=np.int64)
+    items = np.empty((0, 3, 8), dtype=np.float32)
+    assert UserEncoder(towers).many(items, nothing, nothing, {}, np.empty(0, dtype=np.int64)).shape == (0, 8)
+
+
+@pytest.mark.parametrize("length", [0, LENGTH + 1])
+def test_a_history_that_does_not_fit_is_refused(length):
+    towers = towers_of()
+    message = f"a history has {length} interactions; give the newest of them, 1 to {LENGTH}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        UserEncoder(towers)(*history_of(towers, length))
+    items = np.zeros((2, 3, 8), dtype=np.float32)
+    with pytest.raises(ValueError, match="a history is empty, and has no newest interaction; leave it out"):
+        UserEncoder(towers).many(items, None, None, history_of(towers, 3)[3], np.array([3, 0]))
+
+
+def test_training_on_changes_nothing_that_was_taken():
+    towers = towers_of()
+    encoder, asked = UserEncoder(towers), history_of(towers, 6)
+    before = encoder(*asked)
+    for weight in towers.parameters():
+        weight.data += 1
+    np.testing.assert_array_equal(encoder(*asked), before)
+
+
+def test_many_threads_get_what_one_gets():
+    towers = towers_of()
+    encoder = UserEncoder(towers)
+    asked = [history_of(towers, 1 + number % LENGTH, seed=number) for number in range(60)]
+    alone = [encoder(*one) for one in asked]
+    with ThreadPoolExecutor(6) as threads:
+        together = list(threads.map(lambda one: encoder(*one), asked))
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_a_batch_as_training_sees_it_ends_in_the_same_vectors():
+    towers = towers_of(3, unit=True)
+    items, gaps, events, profile = history_of(towers, 7)
+    history = History(
+        items_BL=torch.zeros((1, 7), dtype=torch.int64),
+        lengths_B=torch.tensor([7]),
+        events_BL=torch.from_numpy(events)[None],
+        gaps_BL=torch.from_numpy(gaps)[None],
+        users={name: torch.from_numpy(values) for name, values in profile.items()},
+    )
+    with torch.inference_mode():
+        along = towers.user(torch.from_numpy(items)[None], history)[0].numpy()
+    encoder = UserEncoder(towers)
+    for end in range(1, 8):
+        now = encoder(items[:end], gaps[:end], events[:end], profile)
+        np.testing.assert_allclose(now, along[end - 1], rtol=0, atol=1e-5)

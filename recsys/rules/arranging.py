@@ -1,0 +1,314 @@
+"""The k items of a list that is held to rules: what an exact sort of everything would give, found without one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys.attributes import FilterError
+from recsys.rules.candidates import END, NOWHERE, Arrangeable, Boost, Candidates, Reach
+from recsys.rules.said import Cap, Quota, RuleError, Rules
+
+# Until here a deeper search that passes over capped items costs less than a mask over all items that leaves them out.
+_SEARCHED_PLAINLY = 1_000
+# Cosines are told apart to this fraction, so that equal ones are equal in whatever order a machine adds them up.
+_COSINE_STEPS = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Arranged:
+    """The items of a list, in its order.
+
+    Attributes:
+        rows: int64 [n], min(k, number of eligible items) of them.
+        scores: float32 [n], plain inner products, so not descending where a rule moved an item.
+        relaxed: what could not be held: `caps`, and `quotas[i]` for each quota that was not met.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+    relaxed: tuple[str, ...]
+
+
+def arrange(
+    catalogue: Arrangeable,
+    query: np.ndarray,
+    k: int,
+    rules: Rules,
+    *,
+    spread: float,
+    eligible: np.ndarray | None = None,
+    exclude: np.ndarray | None = None,
+    now_ms: int,
+    pool: int,
+) -> Arranged:
+    """The list of k items that rules ask for; docs/rules.md defines it, and a test holds a plain sort against it.
+
+    Args:
+        catalogue: what is searched; the answer is as exact as its search.
+        query: float32 [D].
+        k: how many items, at least 1; always k where k are eligible.
+        rules: what holds for the list.
+        spread: the standard deviation of the query's scores over the catalogue, which freshness is measured in.
+        eligible: bool [R], the items that may be returned; all of them if None.
+        exclude: int [E], rows that may not.
+        now_ms: what time it is, in milliseconds since 1970.
+        pool: among how many of the best diversity chooses.
+
+    Raises:
+        RuleError: a rule names an attribute that there is not, or one of the wrong kind, or its filter cannot be used.
+    """
+    if k < 1:
+        raise RuleError(f"k is {k}; ask for at least 1 item")
+    moments = None
+    if rules.freshness is not None:
+        _check_kind(catalogue, rules.freshness.attribute, "freshness", ("timestamp",))
+        moments = catalogue.numbers(rules.freshness.attribute)
+    for cap in rules.caps:
+        _check_kind(catalogue, cap.attribute, "caps", ("categorical", "multi"))
+    quotas = [_Counted(catalogue, quota, f"quotas[{number}]") for number, quota in enumerate(rules.quotas)]
+    boost = Boost(moments, rules.freshness, spread, now_ms)
+    candidates = Candidates(catalogue, query, boost, exclude)
+    if not candidates.num_rows:
+        return Arranged(candidates.rows, candidates.scores, tuple(quota.name for quota in quotas))
+    caps = [_Capped(catalogue, cap) for cap in rules.caps]
+    arrangement = _Arrangement(catalogue, candidates, k, caps, quotas, rules.diversity, eligible, pool)
+    return arrangement.made()
+
+
+class _Counted:
+    """A quota and how much of it is met."""
+
+    def __init__(self, catalogue: Arrangeable, quota: Quota, name: str) -> None:
+        self.name = name
+        self.missing = quota.least
+        try:
+            self.mask = catalogue.eligible(quota.filter)  # bool [R]
+        except FilterError as error:
+            raise RuleError(f"{name}: {error}") from None
+
+    def count(self, row: int) -> None:
+        self.missing -= bool(self.missing and self.mask[row])
+
+
+class _Capped:
+    """A cap, and how many items of each word were picked."""
+
+    def __init__(self, catalogue: Arrangeable, cap: Cap) -> None:
+        self._catalogue = catalogue
+        self._cap = cap
+        self._words: list[frozenset[str]] = []  # of each candidate
+        self._holders: dict[str, list[int]] = {}  # the candidates that have a word
+        self._picked: dict[str, int] = {}
+
+    def add(self, rows: np.ndarray) -> list[int]:
+        """Learns of candidates; returns the positions of those that are over the cap already."""
+        start = len(self._words)
+        self._words += map(frozenset, self._catalogue.values(self._cap.attribute, rows))
+        for at in range(start, len(self._words)):
+            for word in self._words[at]:
+                self._holders.setdefault(word, []).append(at)
+        return [at for at in range(start, len(self._words)) if any(map(self._is_full, self._words[at]))]
+
+    def count(self, at: int) -> list[int]:
+        """Learns that a candidate was picked; returns the positions of all that are over the cap now."""
+        for word in self._words[at]:
+            self._picked[word] = self._picked.get(word, 0) + 1
+        return [other for word in self._words[at] if self._is_full(word) for other in self._holders[word]]
+
+    def full(self) -> list[str]:
+        """The words of candidates that no further item may have."""
+        return [word for word in self._holders if self._is_full(word)]
+
+    def left(self, full: list[str]) -> np.ndarray:
+        """bool [R]: which items have none of these words."""
+        return ~self._catalogue.eligible({self._cap.attribute: {"in": full}})
+
+    def _is_full(self, word: str) -> bool:
+        return self._picked.get(word, 0) >= self._cap.most
+
+
+class _Diverse:
+    """Picks from a pool the item that is best for its relevance and its unlikeness to what was picked (MMR).
+
+    Carbonell and Goldstein, "The use of MMR, diversity-based reranking" (1998), with both sides scaled to one range.
+
+    Args:
+        pool: int [P], positions of candidates, best first.
+        lifted: float64 [P], their lifted scores.
+        vectors: float32 [P, D].
+        diversity: λ, above 0.
+    """
+
+    def __init__(self, pool: np.ndarray, lifted: np.ndarray, vectors: np.ndarray, diversity: float) -> None:
+        self.pool = pool
+        span = lifted.max() - lifted.min()
+        self._relevance = (1 - diversity) * ((lifted - lifted.min()) / span if span else np.zeros(len(pool)))
+        self._directions = _directions(vectors)
+        self._diversity = diversity
+        self._nearest = np.full(len(pool), -np.inf)  # the highest cosine with what was picked
+        self._picked = False
+
+    def best(self, open_: np.ndarray) -> int | None:
+        """The position to pick among candidates that are open, bool [n]; None if none of the pool is."""
+        usable = open_[self.pool]
+        if not usable.any():
+            return None
+        value = self._relevance - self._diversity * self._nearest if self._picked else self._relevance
+        return int(self.pool[np.where(usable, value, -np.inf).argmax()])
+
+    def count(self, vector: np.ndarray) -> None:
+        """Learns of a picked item's vector, float32 [D]."""
+        # Not BLAS, which spreads over cores and sums a row differently by where it stands.
+        cosines = np.einsum("nd,d->n", self._directions, _directions(vector[None])[0])
+        np.maximum(self._nearest, np.rint(cosines * _COSINE_STEPS) / _COSINE_STEPS, out=self._nearest)
+        self._picked = True
+
+
+class _Arrangement:
+    """One list in the making: picks one item after the other, and searches deeper where a pick is not certain."""
+
+    def __init__(
+        self,
+        catalogue: Arrangeable,
+        candidates: Candidates,
+        k: int,
+        caps: Sequence[_Capped],
+        quotas: Sequence[_Counted],
+        diversity: float,
+        eligible: np.ndarray | None,
+        pool: int,
+    ) -> None:
+        self._catalogue = catalogue
+        self._found = candidates
+        self._k = k
+        self._caps = caps
+        self._quotas = quotas
+        self._eligible = eligible
+        depth = max(pool, k) if diversity else 2 * k
+        self._all = Reach(candidates, depth)
+        self._open = Reach(candidates, depth)  # what is not over a cap
+        self._due = Reach(candidates, depth)  # and what meets a quota that is not met
+        self._picks: list[int] = []
+        self._picked = np.zeros(0, dtype=bool)  # of each candidate
+        self._over = np.zeros(0, dtype=bool)  # of each candidate: a cap passes over it
+        self._mmr = self._pool(pool, diversity) if diversity and pool > 0 else None
+
+    def made(self) -> Arranged:
+        relaxed = []
+        while len(self._picks) < self._k:
+            if (at := self._next()) is None:
+                if (at := self._first_of_all()) is None:
+                    break
+                relaxed = ["caps"]
+            self._pick(at)
+        relaxed += [quota.name for quota in self._quotas if quota.missing]
+        return Arranged(self._found.rows[self._picks], self._found.scores[self._picks], tuple(relaxed))
+
+    def _next(self) -> int | None:
+        """The position of the next pick, which no cap passes over; None if there is no such item."""
+        due = [quota for quota in self._quotas if quota.missing]
+        if due and sum(quota.missing for quota in due) >= self._k - len(self._picks):
+            if (at := self._best(due)) is not None:
+                return at
+        return self._best([])
+
+    def _best(self, due: list[_Counted]) -> int | None:
+        """The position of the best item that no cap passes over, among those that meet a quota if there are any."""
+        if self._mmr is not None and (at := self._mmr.best(self._are_open(due))) is not None:
+            return at
+        while True:
+            ranked = self._ranked(self._are_open(due))
+            bound = max(self._all.bound, self._open.bound, self._due.bound if due else NOWHERE)
+            if len(ranked) and self._found.place(ranked[0]) <= bound:
+                return int(ranked[0])
+            if bound == END:
+                return None
+            self._search_open(due, self._wanted(ranked, self._k - len(self._picks)))
+
+    def _first_of_all(self) -> int | None:
+        """The position of the best item that was not picked, whatever caps say; None if all were."""
+        while True:
+            ranked = self._ranked(~self._picked)
+            if len(ranked) and self._found.place(ranked[0]) <= self._all.bound:
+                return int(ranked[0])
+            if self._all.bound == END:
+                return None
+            self._search(self._all, self._eligible, self._wanted(ranked, self._k - len(self._picks)))
+
+    def _pool(self, size: int, diversity: float) -> _Diverse | None:
+        """What diversity chooses from; None if nothing may be returned."""
+        while True:
+            first = self._found.order[:size]
+            certain = len(first) == size and self._found.place(first[-1]) <= self._all.bound
+            if certain or self._all.bound == END:
+                break
+            self._search(self._all, self._eligible, self._wanted(first, size))
+        if not len(first):
+            return None
+        return _Diverse(first, self._found.lifted[first], self._catalogue.vectors(self._found.rows[first]), diversity)
+
+    def _search_open(self, due: list[_Counted], wanted: float) -> None:
+        """Searches deeper for what no cap passes over, and if quotas are due, for what meets one."""
+        full = [(cap, words) for cap in self._caps if (words := cap.full())]
+        if not due and (not full or self._all.depth <= _SEARCHED_PLAINLY):
+            self._search(self._all, self._eligible, wanted)
+            return
+        among = np.ones(self._found.num_rows, dtype=bool) if self._eligible is None else self._eligible.copy()
+        for cap, words in full:
+            among &= cap.left(words)
+        if due:
+            among &= np.logical_or.reduce([quota.mask for quota in due])
+        self._search(self._due if due else self._open, among, wanted)
+
+    def _search(self, reach: Reach, among: np.ndarray | None, wanted: float) -> None:
+        known = len(self._found.rows)
+        reach.deepen(among, wanted)
+        new = self._found.rows[known:]
+        self._picked = np.concatenate([self._picked, np.zeros(len(new), dtype=bool)])
+        self._over = np.concatenate([self._over, np.zeros(len(new), dtype=bool)])
+        for cap in self._caps:
+            self._over[cap.add(new)] = True
+
+    def _pick(self, at: int) -> None:
+        self._picks.append(at)
+        self._picked[at] = True
+        row = self._found.rows[at]
+        for cap in self._caps:
+            self._over[cap.count(at)] = True
+        for quota in self._quotas:
+            quota.count(row)
+        if self._mmr is not None:
+            self._mmr.count(self._catalogue.vectors(row[None])[0])
+
+    def _are_open(self, due: list[_Counted]) -> np.ndarray:
+        """bool [n]: which candidates were not picked, are over no cap and, if quotas are due, meet one."""
+        are_open = ~(self._picked | self._over)
+        return are_open & np.logical_or.reduce([quota.mask[self._found.rows] for quota in due]) if due else are_open
+
+    def _ranked(self, usable: np.ndarray) -> np.ndarray:
+        """Positions of the candidates that are usable, bool [n], best first."""
+        return self._found.order[usable[self._found.order]]
+
+    def _wanted(self, ranked: np.ndarray, places: int) -> float:
+        """The lifted score that an item needs for one of so many places; −inf if they are not filled yet."""
+        return float(self._found.lifted[ranked[places - 1]]) if len(ranked) >= places else -math.inf
+
+
+def _directions(vectors: np.ndarray) -> np.ndarray:
+    """float64 [n, D]: vectors of length one; zeros stay zeros, alike to nothing."""
+    wide = vectors.astype(np.float64)
+    lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+    return wide / np.where(lengths > 0, lengths, 1.0)[:, None]
+
+
+def _check_kind(catalogue: Arrangeable, attribute: str, rule: str, kinds: tuple[str, ...]) -> None:
+    try:
+        kind = catalogue.kind(attribute)
+    except FilterError as error:
+        raise RuleError(f"{rule}: {error}") from None
+    if kind not in kinds:
+        raise RuleError(f"{rule}: {attribute!r} is {kind}; name an attribute that is {' or '.join(kinds)}")

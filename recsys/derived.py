@@ -10,6 +10,7 @@ import numpy as np
 from recsys.bundle import Bundle
 from recsys.ids import Id
 from recsys.index.exact import best
+from recsys.model.serving import UserEncoder
 
 _CHUNK = 1 << 16  # vectors read at a time: what is computed from a million of them needs no copy of them
 _POPULAR = 1 << 12  # items in the order of popularity that is kept; who asks for more is answered by a full scan
@@ -31,6 +32,11 @@ class Derived:
 
     def _read(self, row: int) -> tuple[Id, dict[str, Any]]:
         return self._bundle.item_ids.id(row), self._bundle.attributes.shown(row)
+
+    @cached_property
+    def user_encoder(self) -> UserEncoder:
+        """The user tower, as a server runs it."""
+        return UserEncoder(self._bundle.towers)
 
     def spread(self, query: np.ndarray) -> float:
         """The standard deviation of a query's scores over the bundle's items: √(qᵀ C q), C their vectors' covariance.

@@ -189,6 +189,10 @@ class LiveCatalogue:
         """The features of an item as this bundle's schema declares them; see `checked_features`."""
         return checked_features(self.bundle.schema, features, self.bundle.item_encoder)
 
+    def kind(self, attribute: str) -> str:
+        """What kind of attribute that is; see `Attributes.kind`."""
+        return self._attributes.kind(attribute)
+
     def numbers(self, attribute: str) -> np.ndarray:
         """An attribute of numbers, or of moments as milliseconds since 1970: float64 [R], NaN where there is none."""
         return self._attributes.numbers(attribute)
@@ -295,7 +299,7 @@ class LiveCatalogue:
         return merged
 
     def scores(self, query: np.ndarray) -> np.ndarray:
-        """A query's score of every row, float32 [R], by a pass over all vectors; −inf for what may not be recommended."""
+        """A query's score of every row, float32 [R], by a pass over all vectors; −inf where a row is hidden."""
         scores = np.concatenate(
             [inner_products(query, self.bundle.item_vectors), inner_products(query, self._live_vectors)]
         )

@@ -23,6 +23,9 @@ class _Order:
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         return self._live.vectors(rows)
 
+    def kind(self, attribute: str) -> str:
+        return self._live.kind(attribute)
+
     def numbers(self, attribute: str) -> np.ndarray:
         return self._live.numbers(attribute)
 

@@ -1,4 +1,4 @@
-"""The vectors of users as they are now: what a bundle knows that they took, then what happened since, many at a time."""
+"""The vectors of users as they are now: what a bundle knows of them, then what happened since, many at a time."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from recsys.data.batches import like_lengths
-from recsys.data.history import History, gap_buckets
+from recsys.data.history import gap_buckets
 from recsys.live import LiveCatalogue
 
 _POSITIONS = 1 << 14  # of histories that go through the tower together, padding included
@@ -84,7 +83,10 @@ def user_vectors(live: LiveCatalogue, many: Sequence[Taken]) -> np.ndarray:
         live: the items.
         many: what each of B users took.
     """
-    bundle = live.bundle
+    bundle, encoder = live.bundle, live.derived.user_encoder
+    if len(many) == 1 and len(many[0]):
+        one = many[0]
+        return encoder(live.vectors(one.rows), *_marks(live, one), _profiles(live, many))[None]
     vectors = np.zeros((len(many), bundle.towers.architecture.dimension), dtype=np.float32)
     lengths = np.array([len(one) for one in many], dtype=np.int64)
     asked = np.flatnonzero(lengths)
@@ -97,27 +99,32 @@ def _embedded(live: LiveCatalogue, many: Sequence[Taken], lengths: np.ndarray) -
     """As `user_vectors`, in one pass: float32 [b, D], of those who took something."""
     bundle, shape = live.bundle, (len(many), int(lengths.max()))
     items = np.zeros((*shape, bundle.towers.architecture.dimension), dtype=np.float32)
-    events, gaps = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    gaps = None if bundle.history_times is None else np.zeros(shape, dtype=np.int64)
+    events = None if bundle.history_events is None else np.zeros(shape, dtype=np.int64)
     for at, one in enumerate(many):
         items[at, : len(one)] = live.vectors(one.rows)
-        events[at, : len(one)] = one.events
-        gaps[at, : len(one)] = gap_buckets(_known_moments(one.times))
+        for values, marks in zip((gaps, events), _marks(live, one), strict=True):
+            if values is not None and marks is not None:
+                values[at, : len(one)] = marks
+    return live.derived.user_encoder.many(items, gaps, events, _profiles(live, many), lengths)
+
+
+def _marks(live: LiveCatalogue, one: Taken) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Gap buckets and event codes [n], where the bundle's log has times and names events."""
+    return (
+        None if live.bundle.history_times is None else gap_buckets(_known_moments(one.times)),
+        None if live.bundle.history_events is None else one.events,
+    )
+
+
+def _profiles(live: LiveCatalogue, many: Sequence[Taken]) -> dict[str, np.ndarray]:
+    """The encoded features of each user, feature name to [B, …]; nothing of a user whom the bundle does not know."""
     users = np.array([-1 if one.user is None else one.user for one in many])
     profiles = {}
-    for name, values in bundle.profiles.items():
+    for name, values in live.bundle.profiles.items():
         profiles[name] = values[np.maximum(users, 0)]
         profiles[name][users < 0] = 0
-    history = History(
-        items_BL=torch.zeros(shape, dtype=torch.int64),
-        lengths_B=torch.from_numpy(lengths),
-        events_BL=None if bundle.history_events is None else torch.from_numpy(events),
-        gaps_BL=None if bundle.history_times is None else torch.from_numpy(gaps),
-        users={name: torch.from_numpy(values) for name, values in profiles.items()},
-    )
-    with torch.inference_mode():
-        user_BLD = bundle.towers.user(torch.from_numpy(items), history)
-        vectors: np.ndarray = user_BLD[torch.arange(shape[0]), history.lengths_B - 1].numpy()
-    return vectors
+    return profiles
 
 
 def _known_moments(times: np.ndarray) -> np.ndarray:

@@ -10,12 +10,11 @@ import numpy as np
 
 from recsys.attributes import FilterError
 from recsys.rules.candidates import END, NOWHERE, Arrangeable, Boost, Candidates, Reach
-from recsys.rules.said import Cap, Quota, RuleError, Rules
+from recsys.rules.held import CountedCap, CountedQuota, Diverse
+from recsys.rules.said import RuleError, Rules
 
 # Until here a deeper search that passes over capped items costs less than a mask over all items that leaves them out.
 _SEARCHED_PLAINLY = 1_000
-# Cosines are told apart to this fraction, so that equal ones are equal in whatever order a machine adds them up.
-_COSINE_STEPS = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,103 +68,14 @@ def arrange(
         moments = catalogue.numbers(rules.freshness.attribute)
     for cap in rules.caps:
         _check_kind(catalogue, cap.attribute, "caps", ("categorical", "multi"))
-    quotas = [_Counted(catalogue, quota, f"quotas[{number}]") for number, quota in enumerate(rules.quotas)]
+    quotas = [CountedQuota(catalogue, quota, f"quotas[{number}]") for number, quota in enumerate(rules.quotas)]
     boost = Boost(moments, rules.freshness, spread, now_ms)
     candidates = Candidates(catalogue, query, boost, exclude)
     if not candidates.num_rows:
         return Arranged(candidates.rows, candidates.scores, tuple(quota.name for quota in quotas))
-    caps = [_Capped(catalogue, cap) for cap in rules.caps]
+    caps = [CountedCap(catalogue, cap) for cap in rules.caps]
     arrangement = _Arrangement(catalogue, candidates, k, caps, quotas, rules.diversity, eligible, pool)
     return arrangement.made()
-
-
-class _Counted:
-    """A quota and how much of it is met."""
-
-    def __init__(self, catalogue: Arrangeable, quota: Quota, name: str) -> None:
-        self.name = name
-        self.missing = quota.least
-        try:
-            self.mask = catalogue.eligible(quota.filter)  # bool [R]
-        except FilterError as error:
-            raise RuleError(f"{name}: {error}") from None
-
-    def count(self, row: int) -> None:
-        self.missing -= bool(self.missing and self.mask[row])
-
-
-class _Capped:
-    """A cap, and how many items of each word were picked."""
-
-    def __init__(self, catalogue: Arrangeable, cap: Cap) -> None:
-        self._catalogue = catalogue
-        self._cap = cap
-        self._words: list[frozenset[str]] = []  # of each candidate
-        self._holders: dict[str, list[int]] = {}  # the candidates that have a word
-        self._picked: dict[str, int] = {}
-
-    def add(self, rows: np.ndarray) -> list[int]:
-        """Learns of candidates; returns the positions of those that are over the cap already."""
-        start = len(self._words)
-        self._words += map(frozenset, self._catalogue.values(self._cap.attribute, rows))
-        for at in range(start, len(self._words)):
-            for word in self._words[at]:
-                self._holders.setdefault(word, []).append(at)
-        return [at for at in range(start, len(self._words)) if any(map(self._is_full, self._words[at]))]
-
-    def count(self, at: int) -> list[int]:
-        """Learns that a candidate was picked; returns the positions of all that are over the cap now."""
-        for word in self._words[at]:
-            self._picked[word] = self._picked.get(word, 0) + 1
-        return [other for word in self._words[at] if self._is_full(word) for other in self._holders[word]]
-
-    def full(self) -> list[str]:
-        """The words of candidates that no further item may have."""
-        return [word for word in self._holders if self._is_full(word)]
-
-    def left(self, full: list[str]) -> np.ndarray:
-        """bool [R]: which items have none of these words."""
-        return ~self._catalogue.eligible({self._cap.attribute: {"in": full}})
-
-    def _is_full(self, word: str) -> bool:
-        return self._picked.get(word, 0) >= self._cap.most
-
-
-class _Diverse:
-    """Picks from a pool the item that is best for its relevance and its unlikeness to what was picked (MMR).
-
-    Carbonell and Goldstein, "The use of MMR, diversity-based reranking" (1998), with both sides scaled to one range.
-
-    Args:
-        pool: int [P], positions of candidates, best first.
-        lifted: float64 [P], their lifted scores.
-        vectors: float32 [P, D].
-        diversity: λ, above 0.
-    """
-
-    def __init__(self, pool: np.ndarray, lifted: np.ndarray, vectors: np.ndarray, diversity: float) -> None:
-        self.pool = pool
-        span = lifted.max() - lifted.min()
-        self._relevance = (1 - diversity) * ((lifted - lifted.min()) / span if span else np.zeros(len(pool)))
-        self._directions = _directions(vectors)
-        self._diversity = diversity
-        self._nearest = np.full(len(pool), -np.inf)  # the highest cosine with what was picked
-        self._picked = False
-
-    def best(self, open_: np.ndarray) -> int | None:
-        """The position to pick among candidates that are open, bool [n]; None if none of the pool is."""
-        usable = open_[self.pool]
-        if not usable.any():
-            return None
-        value = self._relevance - self._diversity * self._nearest if self._picked else self._relevance
-        return int(self.pool[np.where(usable, value, -np.inf).argmax()])
-
-    def count(self, vector: np.ndarray) -> None:
-        """Learns of a picked item's vector, float32 [D]."""
-        # Not BLAS, which spreads over cores and sums a row differently by where it stands.
-        cosines = np.einsum("nd,d->n", self._directions, _directions(vector[None])[0])
-        np.maximum(self._nearest, np.rint(cosines * _COSINE_STEPS) / _COSINE_STEPS, out=self._nearest)
-        self._picked = True
 
 
 class _Arrangement:
@@ -176,8 +86,8 @@ class _Arrangement:
         catalogue: Arrangeable,
         candidates: Candidates,
         k: int,
-        caps: Sequence[_Capped],
-        quotas: Sequence[_Counted],
+        caps: Sequence[CountedCap],
+        quotas: Sequence[CountedQuota],
         diversity: float,
         eligible: np.ndarray | None,
         pool: int,
@@ -211,12 +121,12 @@ class _Arrangement:
     def _next(self) -> int | None:
         """The position of the next pick, which no cap passes over; None if there is no such item."""
         due = [quota for quota in self._quotas if quota.missing]
-        if due and sum(quota.missing for quota in due) >= self._k - len(self._picks):
-            if (at := self._best(due)) is not None:
-                return at
+        must = sum(quota.missing for quota in due) >= self._k - len(self._picks)
+        if due and must and (at := self._best(due)) is not None:
+            return at
         return self._best([])
 
-    def _best(self, due: list[_Counted]) -> int | None:
+    def _best(self, due: list[CountedQuota]) -> int | None:
         """The position of the best item that no cap passes over, among those that meet a quota if there are any."""
         if self._mmr is not None and (at := self._mmr.best(self._are_open(due))) is not None:
             return at
@@ -239,7 +149,7 @@ class _Arrangement:
                 return None
             self._search(self._all, self._eligible, self._wanted(ranked, self._k - len(self._picks)))
 
-    def _pool(self, size: int, diversity: float) -> _Diverse | None:
+    def _pool(self, size: int, diversity: float) -> Diverse | None:
         """What diversity chooses from; None if nothing may be returned."""
         while True:
             first = self._found.order[:size]
@@ -249,9 +159,9 @@ class _Arrangement:
             self._search(self._all, self._eligible, self._wanted(first, size))
         if not len(first):
             return None
-        return _Diverse(first, self._found.lifted[first], self._catalogue.vectors(self._found.rows[first]), diversity)
+        return Diverse(first, self._found.lifted[first], self._catalogue.vectors(self._found.rows[first]), diversity)
 
-    def _search_open(self, due: list[_Counted], wanted: float) -> None:
+    def _search_open(self, due: list[CountedQuota], wanted: float) -> None:
         """Searches deeper for what no cap passes over, and if quotas are due, for what meets one."""
         full = [(cap, words) for cap in self._caps if (words := cap.full())]
         if not due and (not full or self._all.depth <= _SEARCHED_PLAINLY):
@@ -284,7 +194,7 @@ class _Arrangement:
         if self._mmr is not None:
             self._mmr.count(self._catalogue.vectors(row[None])[0])
 
-    def _are_open(self, due: list[_Counted]) -> np.ndarray:
+    def _are_open(self, due: list[CountedQuota]) -> np.ndarray:
         """bool [n]: which candidates were not picked, are over no cap and, if quotas are due, meet one."""
         are_open = ~(self._picked | self._over)
         return are_open & np.logical_or.reduce([quota.mask[self._found.rows] for quota in due]) if due else are_open
@@ -296,13 +206,6 @@ class _Arrangement:
     def _wanted(self, ranked: np.ndarray, places: int) -> float:
         """The lifted score that an item needs for one of so many places; −inf if they are not filled yet."""
         return float(self._found.lifted[ranked[places - 1]]) if len(ranked) >= places else -math.inf
-
-
-def _directions(vectors: np.ndarray) -> np.ndarray:
-    """float64 [n, D]: vectors of length one; zeros stay zeros, alike to nothing."""
-    wide = vectors.astype(np.float64)
-    lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide))
-    return wide / np.where(lengths > 0, lengths, 1.0)[:, None]
 
 
 def _check_kind(catalogue: Arrangeable, attribute: str, rule: str, kinds: tuple[str, ...]) -> None:

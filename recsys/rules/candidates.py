@@ -51,7 +51,7 @@ class Arrangeable(Protocol):
         """What kind of attribute that is; a FilterError, which names the nearest, if there is none."""
 
     def numbers(self, attribute: str) -> np.ndarray:
-        """float64 [R]: the numbers or, in milliseconds since 1970, the moments of all items; NaN where there is none."""
+        """float64 [R]: numbers, or moments in milliseconds since 1970; NaN where an item has none."""
 
     def values(self, attribute: str, rows: np.ndarray) -> list[tuple[str, ...]]:
         """The words that each of some rows has of a categorical or multi attribute."""

@@ -5,8 +5,8 @@ answer does not is left out, none of it by approximation:
 
 - Only the newest position is wanted, so the last block attends from that one alone, and its MLP sees one row.
 - There a head's only query q meets keys nK + b and values nV + c of normalised inputs n. As q·(nK + b) is (qKᵀ)·n plus
-  what is the same at every position, and so nothing to a softmax, whose weights sum to 1, it may attend to n itself, and
-  the product that makes keys and values of every position is not needed.
+  what is the same at every position, and so nothing to a softmax, whose weights sum to 1, it may attend to n itself:
+  keys and values of every position need not be made.
 - What a normalisation scales and shifts is folded into the product that follows it.
 - Modules cost more than short histories do: weights are bound once, and plain functions called.
 """

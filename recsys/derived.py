@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
 
+from recsys.attributes import Attributes
 from recsys.bundle import Bundle
-from recsys.ids import Id
+from recsys.ids import Id, IdMap
 from recsys.index.exact import best
 from recsys.model.serving import UserEncoder
 
@@ -26,12 +27,10 @@ class Derived:
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
-        # Popular items are returned again and again; reading them from Arrow is a fifth of a quick request.
-        self.said = lru_cache(maxsize=_REMEMBERED)(self._read)
+        # Popular items are returned again and again; reading them from Arrow is a fifth of a quick request. Not a
+        # method of this object, whose memory would then wait for the garbage collector when a bundle is let go.
+        self.said = lru_cache(maxsize=_REMEMBERED)(partial(_said, bundle.item_ids, bundle.attributes))
         """Of one row of the bundle: its id, and what an answer shows of it."""
-
-    def _read(self, row: int) -> tuple[Id, dict[str, Any]]:
-        return self._bundle.item_ids.id(row), self._bundle.attributes.shown(row)
 
     @cached_property
     def user_encoder(self) -> UserEncoder:
@@ -96,3 +95,7 @@ class Derived:
         for start in range(0, len(vectors), _CHUNK):
             made[start : start + _CHUNK] = self.cut(vectors[start : start + _CHUNK])
         return made
+
+
+def _said(ids: IdMap, attributes: Attributes, row: int) -> tuple[Id, dict[str, Any]]:
+    return ids.id(row), attributes.shown(row)

@@ -231,12 +231,13 @@ class LiveCatalogue:
         """Recommendable rows int64 [n] in order of popularity, ties by row, and whether they are all there are."""
         head, live = self.derived.most_popular, np.flatnonzero(self._live_there)
         complete = len(head) == self._num_own
-        last = None if complete else (-float(self.bundle.popularity[head[-1]]), int(head[-1]))
         rows = np.concatenate([head[~np.isin(head, self._hidden)], live + self._num_own])
         scores = self.popularity_of(rows)
+        if not complete:  # what comes after the head's last one may come after others, too, that are not in it
+            least, last = self.bundle.popularity[head[-1]], head[-1]
+            certain = (scores > least) | ((scores == least) & (rows <= last))
+            rows, scores = rows[certain], scores[certain]
         order = np.lexsort((rows, -scores))
-        if last is not None:  # what comes after the last one of the head may come after others that are not in it
-            order = order[np.fromiter(((-float(scores[at]), int(rows[at])) <= last for at in order), dtype=bool)]
         return rows[order], complete
 
     @cached_property

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from recsys.answers import NO_RULES
+from recsys.explain import Pull, Reason, WhyNot
 from recsys.ids import Id, IdMap
-from recsys.recommender import Answer, Event, Recommendation, RequestError, UnknownItem
+from recsys.live import FeatureError
+from recsys.online.store import LiveItem, StoredEvent
+from recsys.recommender import Answer, Effort, Event, Query, Recommendation, RequestError, UnknownItem
+from recsys.rules import Rules
 
 
 class StandIn:
-    """The best items of a user are those whose row is nearest to the user's; ids are `i/0`, `i 1`, `ï2`, …"""
+    """The best items of a user are those whose row is nearest to the user's; ids are `i/0`, `i 1`, `ï2`, …
+
+    The only feature of items is `title`. Of what is live it knows what is not available.
+    """
 
     def __init__(self, num_items: int = 50, num_users: int = 20, dim: int = 16) -> None:
         rng = np.random.default_rng(7)
@@ -23,9 +32,20 @@ class StandIn:
         self.vectors = rng.normal(size=(num_items, dim)).astype(np.float32)
         self.queries = rng.normal(size=(num_users, dim)).astype(np.float32)
         self.calls: list[dict[str, Any]] = []
+        self.live = SimpleNamespace(checked=_checked, row=self.items.row, ignored=())
+        self.gone: tuple[Id, ...] = ()
 
     def warm(self) -> None:
         pass
+
+    def with_live(self, items: Sequence[LiveItem]) -> StandIn:
+        other = StandIn(len(self.items), len(self.users), self.vectors.shape[1])
+        other.bundle, other.calls = self.bundle, self.calls
+        other.gone = tuple(item.item_id for item in items if not item.available)
+        return other
+
+    def fresh(self, user_id: Id | None, events: Sequence[StoredEvent]) -> list[Event]:
+        return [Event(event.item_id, event.timestamp, event.event) for event in events]
 
     def recommend(
         self,
@@ -36,16 +56,20 @@ class StandIn:
         exclude: Sequence[Id] = (),
         include_seen: bool = False,
         filter: Mapping[str, Any] | None = None,
+        rules: Rules = NO_RULES,
+        explain: bool = False,
+        effort: Effort = Effort.FULL,
+        now_ms: int | None = None,
     ) -> Answer:
-        self.calls.append(
-            {
-                "user_id": user_id,
-                "history": list(history),
-                "k": k,
-                "exclude": list(exclude),
-                "include_seen": include_seen,
-            }
-        )
+        said = {
+            "user_id": user_id,
+            "history": list(history),
+            "k": k,
+            "exclude": list(exclude),
+            "include_seen": include_seen,
+        }
+        more = {"rules": (rules, NO_RULES), "explain": (explain, False), "effort": (effort, Effort.FULL)}
+        self.calls.append(said | {name: value for name, (value, usual) in more.items() if value != usual})
         if filter:
             raise RequestError(f"cannot filter by {next(iter(filter))!r}; valid: none")
         if user_id == "boom":
@@ -53,22 +77,73 @@ class StandIn:
         rows = self.items.rows([event.item_id for event in history])
         unknown = [event.item_id for event, row in zip(history, rows, strict=True) if row < 0]
         user = None if user_id is None else self.users.row(user_id)
-        if (rows >= 0).any():
-            return self._best(self.vectors[rows[rows >= 0]].mean(0), k, "history", exclude, unknown)
-        if user is None:
-            return self._best(np.ones(self.vectors.shape[1], np.float32), k, "popular", exclude, unknown)
-        return self._best(self.queries[user], k, "personalised", exclude, unknown)
+        if effort is Effort.POPULAR and (user is not None or (rows >= 0).any()):
+            answer = self._best(np.ones(self.vectors.shape[1], np.float32), k, "popular", exclude, unknown)
+            answer = replace(answer, degraded=("popular",))
+        elif (rows >= 0).any():
+            answer = self._best(self.vectors[rows[rows >= 0]].mean(0), k, "history", exclude, unknown)
+        elif user is None:
+            answer = self._best(np.ones(self.vectors.shape[1], np.float32), k, "popular", exclude, unknown)
+        else:
+            answer = self._best(self.queries[user], k, "personalised", exclude, unknown)
+        if rules.quotas:
+            answer = replace(answer, relaxed=("quotas[0]",))
+        if explain:
+            because = None if answer.strategy == "popular" else [Pull("i/0", 0.75), Pull("i 1", 0.25)]
+            told = [replace(item, because=because, rank_before_rules=item.rank) for item in answer.items]
+            answer = replace(answer, items=told)
+        return answer
 
-    def similar(self, item_id: Id, *, k: int = 10, filter: Mapping[str, Any] | None = None) -> Answer:
-        row = self.items.row(item_id)
-        if row is None:
-            raise UnknownItem(f"item {item_id!r} is not in bundle {self.bundle.id}; check the id")
-        return self._best(self.vectors[row], k, "similar", [item_id], [])
+    def recommend_many(self, requests: Sequence[Query]) -> list[Answer | Exception]:
+        answers: list[Answer | Exception] = []
+        for query in requests:
+            try:
+                answers.append(self.recommend(**{name: getattr(query, name) for name in Query.__slots__}))
+            except RequestError as error:
+                answers.append(error)
+        return answers
+
+    def similar(
+        self,
+        items: Id | Sequence[Id] = (),
+        *,
+        features: Mapping[str, Any] | None = None,
+        k: int = 10,
+        exclude: Sequence[Id] = (),
+        filter: Mapping[str, Any] | None = None,
+        rules: Rules = NO_RULES,
+        explain: bool = False,
+        effort: Effort = Effort.FULL,
+        now_ms: int | None = None,
+    ) -> Answer:
+        seeds = [items] if isinstance(items, (str, int)) else list(items)
+        if (features is None) == (not seeds):
+            raise RequestError("give either the items to be similar to, or the features of one")
+        if features is not None:
+            try:
+                _checked(features)
+            except FeatureError as error:
+                raise RequestError(str(error)) from None
+            return self._best(self.vectors[0], k, "similar", exclude, [])
+        rows = self.items.rows(seeds)
+        if not (rows >= 0).any():
+            raise UnknownItem(f"item {seeds[0]!r} is not in bundle {self.bundle.id}; check the id")
+        unknown = [item_id for item_id, row in zip(seeds, rows, strict=True) if row < 0]
+        return self._best(self.vectors[rows[rows >= 0]].mean(0), k, "similar", [*seeds, *exclude], unknown)
+
+    def why_not(self, item_id: Id, **asked: Any) -> WhyNot:
+        answer = self.recommend(**asked)
+        if self.items.row(item_id) is None:
+            return WhyNot(item_id, False, None, None, (Reason("unknown", f"there is no item {item_id!r}"),))
+        ranks = [item.rank for item in answer.items if item.item_id == item_id]
+        if ranks:
+            return WhyNot(item_id, True, ranks[0], ranks[0])
+        return WhyNot(item_id, False, len(answer.items) + 1, len(answer.items) + 1, (Reason("ranked", "too low"),))
 
     def _best(self, query: np.ndarray, k: int, strategy: Any, exclude: Sequence[Id], unknown: list[Id]) -> Answer:
         scores = self.vectors @ query
         order = np.argsort(-scores)
-        left_out = set(self.items.rows(list(exclude)))
+        left_out = set(self.items.rows([*exclude, *self.gone]))
         order = np.array([row for row in order if row not in left_out][:k], dtype=np.int64)
         found = zip(self.items.ids(order), scores[order].tolist(), strict=True)
         items = [
@@ -76,3 +151,12 @@ class StandIn:
             for rank, (item_id, score) in enumerate(found, start=1)
         ]
         return Answer(self.bundle.id, strategy, items, unknown)
+
+
+def _checked(features: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in features.items():
+        if name != "title":
+            raise FeatureError(f"there is no feature {name!r}; valid: title")
+        if not isinstance(value, str):
+            raise FeatureError(f"feature 'title' is text: give text, got {value!r}")
+    return dict(features)

@@ -207,16 +207,19 @@ def bundle(said: Any) -> LiveBundle:
 
 
 def problem(said: Any, request_id: str | None = None) -> RecommendationError:
-    """The error that a problem document describes; never raises Unreadable, whatever the document is."""
-    try:
-        document = _object(said)
-        status, detail = _whole(document, "status"), document.get("detail") or document.get("title") or "no detail"
-        faults = [Fault(str(each.get("at", "")), str(each.get("change", ""))) for each in document.get("errors") or ()]
-        named = document.get("request_id")
-    except (Unreadable, TypeError, AttributeError):
-        return RecommendationError(f"the service said something that is no problem document: {said!r:.200}")
+    """The error that a problem document describes; never raises Unreadable, however odd the document is."""
+    if not isinstance(said, Mapping) or not isinstance(said.get("status"), int):
+        return RecommendationError(f"the service said what is no problem document: {said!r:.200}")
+    errors, named = said.get("errors"), said.get("request_id")
     return RecommendationError(
-        str(detail), status=status, faults=faults, request_id=named if isinstance(named, str) else request_id
+        str(said.get("detail") or said.get("title") or "no detail"),
+        status=said["status"],
+        faults=[
+            Fault(str(each.get("at", "")), str(each.get("change", "")))
+            for each in (errors if isinstance(errors, list) else ())
+            if isinstance(each, Mapping)
+        ],
+        request_id=named if isinstance(named, str) else request_id,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -14,7 +15,7 @@ from . import calls
 from .answers import Accepted, Answer, Id, ItemState, LiveBundle, RecommendationError, Unavailable, WhyNot
 from .attempts import Lost, Reply, Send, attempts
 from .calls import Call, Query, SimilarQuery, UserEvent
-from .connection import Settings, late, lost, reply_of
+from .connection import Settings, busy, late, lost, reply_of
 
 T = TypeVar("T")
 
@@ -56,6 +57,8 @@ class Client:
             transport=transport,
         )
         self._http = httpx.Client(**self._settings.http)
+        # Threads wait here, not in httpx's pool: where they do, it can close a connection that one of them works with.
+        self._free = threading.BoundedSemaphore(connections)
 
     def recommend(self, **query: Unpack[Query]) -> Answer:
         """The top k for a user, a history, both, or neither; see `Query` for what may be said."""
@@ -131,6 +134,8 @@ class Client:
 
     def _sent(self, call: Call[T], send: Send) -> Reply | Lost:
         until = time.monotonic() + send.timeout_s
+        if not self._free.acquire(timeout=send.timeout_s):
+            return busy()
         try:
             with self._http.stream(**self._settings.request(call, send)) as response:
                 parts = []
@@ -141,6 +146,8 @@ class Client:
                 return reply_of(response, parts)
         except httpx.RequestError as error:
             return lost(error, send)
+        finally:
+            self._free.release()
 
 
 class AsyncClient:

@@ -93,10 +93,15 @@ def late(send: Send) -> Lost:
     return Lost(f"no answer within {send.timeout_s:.3g} s")
 
 
+def busy() -> Lost:
+    """What is said when none of the client's own connections came free."""
+    return Lost("all connections were busy; give the client more `connections`", retry=False)
+
+
 def lost(error: httpx.RequestError, send: Send) -> Lost:
     """What an exception of httpx means."""
     if isinstance(error, httpx.PoolTimeout):
-        return Lost("all connections were busy; give the client more `connections`", retry=False)
+        return busy()
     if isinstance(error, httpx.TimeoutException):
         return late(send)
     said = f"{type(error).__name__} {error}".strip()

@@ -39,7 +39,7 @@ def test_tasks_share_a_client_and_its_few_connections() -> None:
 
 def test_a_blocking_call_that_finds_all_connections_busy_is_told_so() -> None:
     with faulty(hangs) as server, Client(server.address, connections=1, timeout_s=20) as client:
-        first = threading.Thread(target=lambda: pytest.raises(Unavailable, client.recommend))
+        first = threading.Thread(target=client.ready)
         first.start()
         assert server.first.wait(10)
         client._settings.patience = Patience(0.2, 5, 2)

@@ -135,13 +135,13 @@ class UserEncoder:
             return vectors
 
     def _encode(self, x_BLD: Tensor, lengths_B: Tensor | None) -> Tensor:
-        """What the encoder makes of the newest positions [B, D]; lengths are None where there is one history alone."""
+        """What the encoder makes of the newest positions [B, D]; lengths are None where all are L."""
         batch, length, dimension = x_BLD.shape
         x_ND = x_BLD.view(-1, dimension)
         for block in self._blocks:
             block(x_ND, batch)
-        real_BL, newest_BD = None, x_ND[-1:]
-        if lengths_B is not None:
+        real_BL, newest_BD = None, x_ND[length - 1 :: length]
+        if lengths_B is not None and (lengths_B < length).any():
             real_BL = torch.arange(length) < lengths_B[:, None]
             newest_BD = x_ND[torch.arange(0, len(x_ND), length) + lengths_B - 1]
         if self._last is not None:

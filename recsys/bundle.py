@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from recsys.data.vocabulary import FeatureEncoder
 from recsys.ids import IdMap
 from recsys.index.search import Index
 from recsys.model.embed import Catalogue
+from recsys.model.serving import UserEncoder
 from recsys.model.towers import Towers
 
 KIND = "bundle"
@@ -194,6 +196,11 @@ class Bundle:
         frame.index = pd.Index(self.item_ids.array.to_pandas(), name="item_id")
         return frame.assign(popularity=self.popularity)
 
+    @cached_property
+    def user_tower(self) -> UserEncoder:
+        """The user tower as a server runs it."""
+        return UserEncoder(self.towers)
+
     def seen(self, user: int) -> np.ndarray:
         """The item rows that a user row took, oldest first."""
         return self.history_items[self.user_offsets[user] : self.user_offsets[user + 1]]
@@ -241,7 +248,7 @@ class Bundle:
             name: np.zeros_like(values[:1]) if user is None else values[[user]]
             for name, values in self.profiles.items()
         }
-        return self.towers.user_now(
+        return self.user_tower(
             self.item_vectors[rows],
             None if when is None else gap_buckets(when),
             joined(self.history_events, events),

@@ -58,6 +58,10 @@ CREATE TABLE items (
     number INTEGER NOT NULL UNIQUE
 ) STRICT
 """
+_WHOSE = """
+SELECT application_id, user_version, (SELECT COUNT(*) FROM sqlite_master)
+FROM pragma_application_id, pragma_user_version
+"""
 # SQLite has one writer at a time, so whoever sees a number sees all below it.
 _ADD_EVENT = (
     "INSERT INTO events (event_id, user_id, item_id, timestamp, event) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
@@ -78,9 +82,9 @@ _FIXES = {
     "SQLITE_BUSY": "another process holds it; end that process, or try again",
     "SQLITE_CORRUPT": "restore it from a copy, or move it away and start without its events",
     "SQLITE_NOTADB": "restore it from a copy, or move it away and start without its events",
-    "SQLITE_READONLY": "let the service's user write the folder and all that is in it",
-    "SQLITE_CANTOPEN": "let the service's user write the folder and all that is in it",
-    "SQLITE_PERM": "let the service's user write the folder and all that is in it",
+    "SQLITE_READONLY": "let this user write the folder and all that is in it",
+    "SQLITE_CANTOPEN": "let this user write the folder and all that is in it",
+    "SQLITE_PERM": "let this user write the folder and all that is in it",
 }
 
 
@@ -164,9 +168,9 @@ class EmbeddedStore:
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
+            self._reader.close()
             self._waiting.put(None)
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
-            self._reader.close()
 
     async def _written(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         if self._closed:
@@ -298,9 +302,8 @@ def _is_ours(db: sqlite3.Connection, path: Path) -> bool:
     Raises:
         OnlineStoreError: it is another program's, or of another version of this one.
     """
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    (tables,) = db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+    # In one query: another process may be making it just now.
+    application, version, tables = db.execute(_WHOSE).fetchone()
     if not (application or version or tables):
         return False
     if application != _APPLICATION:

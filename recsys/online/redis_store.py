@@ -21,7 +21,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,7 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
+from redis.retry import Retry as SyncRetry
 
 from recsys.online.store import (
     FORMAT_VERSION,
@@ -47,7 +48,8 @@ _log = logging.getLogger(__name__)
 _ANSWER_S = 1.0  # to connect, and to answer
 _ALL_S = 2.0  # a whole call, retries and the wait for a free connection included
 _REST_S = 1.0  # how long nobody waits for a Redis that kept silent, but for one call that tries
-_CONNECTIONS = 64
+_CONNECTIONS = 4
+_COMMANDS = 256  # sent at a time
 _ROWS = 10_000
 _ITEMS = 1_000
 _NUMBER = 16  # digits that a number is written with before a user's event, so that text sorts as numbers do
@@ -130,21 +132,16 @@ class RedisStore:
             "protocol": 2,
         }
         try:
-            pool = redis.asyncio.BlockingConnectionPool.from_url(
-                place.url, max_connections=_CONNECTIONS, timeout=_ANSWER_S, **options
-            )
+            pool = redis.asyncio.ConnectionPool.from_url(place.url, **options)
             pool.connection_class(**pool.connection_kwargs)  # or options that it does not know show at the first call
         except (TypeError, ValueError) as error:
             raise _failed(self.address, error) from None
         self._redis: Any = redis.asyncio.Redis.from_pool(pool)
-        self._ready = self._redis.register_script(_READY)
-        self._add_events = self._redis.register_script(_ADD_EVENTS)
-        self._put_item = self._redis.register_script(_PUT_ITEM)
-        self._items_changed = self._redis.register_script(_ITEMS_CHANGED)
+        self._waiting: list[_Asked] = []
+        self._sending: set[asyncio.Task[None]] = set()
+        self._silent, self._try_at = False, 0.0
         self._id = uuid.uuid4().hex  # of the store, if this is the first to write to it
         self._known = ""  # the store whose items were told last
-        self._silent = False
-        self._try_at = 0.0
         self._warned = False
 
     async def add_events(self, events: Sequence[StoredEvent]) -> list[bool]:
@@ -158,12 +155,12 @@ class RedisStore:
         for event in events:
             text = json.dumps([event.event_id, event.item_id, event.timestamp, event.event], separators=(",", ":"))
             said += [event.event_id, event.user_id, place[event.user_id], event.timestamp, text]
-        return [bool(new) for new in await self._asked(self._add_events, keys, said)]
+        return [bool(new) for new in await self._script(_ADD_EVENTS, keys, said)]
 
     async def events_of(self, user_id: str, limit: int) -> list[StoredEvent]:
         if limit < 1:
             return []
-        found = await self._asked(self._redis.zrevrange, self._user(user_id), 0, limit - 1)
+        found = await self._asked("ZREVRANGE", self._user(user_id), 0, limit - 1)
         events = []
         for text in reversed(found):
             event_id, item_id, timestamp, event = json.loads(text[_NUMBER:])
@@ -172,14 +169,14 @@ class RedisStore:
 
     async def put_item(self, item: LiveItem) -> None:
         said = [self._id, item.item_id, f"{int(item.available)} {item.changed}", features_json(item) or ""]
-        await self._asked(self._put_item, self._items, said)
+        await self._script(_PUT_ITEM, self._items, said)
 
     async def items_changed(self, after: int) -> tuple[list[LiveItem], int]:
         items: dict[str, LiveItem] = {}
         found = None
         # Redis does nothing else during a script, so many items are told in parts.
         while found is None or len(found) == _ITEMS:
-            self._known, newest, found = await self._asked(self._items_changed, self._items, [after, self._known])
+            self._known, newest, found = await self._script(_ITEMS_CHANGED, self._items, [after, self._known])
             after = int(newest)
             for item_id, said, features in found:
                 available, changed = said.split(" ")
@@ -190,24 +187,24 @@ class RedisStore:
 
     async def check(self) -> None:
         # A write without effect: a replica, and a Redis that is full or cannot save, refuse it as they would any other.
-        await self._asked(self._ready, [self._key("store")], [self._id])
+        await self._script(_READY, [self._key("store")], [self._id])
         try:
             told: dict[str, str] = {}
             for name in ("appendonly", "appendfsync", "maxmemory-policy"):
-                told |= await self._asked(self._redis.config_get, name)
+                told |= await self._asked("CONFIG GET", name)
         except _Forbidden as error:
             if not self._warned:
                 self._warned = True
                 _log.warning(
-                    "%s does not say how it is configured (%s); make sure that its append-only file is on, with "
-                    "appendfsync always, and that maxmemory-policy is noeviction, or accepted events may be lost",
-                    self.address,
+                    "%s, so nobody checks how it is set: see that its append-only file is on with appendfsync always, "
+                    "and that maxmemory-policy is noeviction, or accepted events may be lost",
                     error,
                 )
             return
         refuse_forgetful(self.address, told)
 
     async def close(self) -> None:
+        await asyncio.gather(*self._sending)
         await self._redis.aclose(close_connection_pool=True)
 
     @property
@@ -217,21 +214,54 @@ class RedisStore:
     def _user(self, user_id: str) -> str:
         return self._key(f"user:{user_id}")
 
-    async def _asked(self, command: Callable[..., Awaitable[Any]], *said: Any) -> Any:
+    async def _script(self, script: str, keys: Sequence[str], said: Sequence[str | int]) -> Any:
+        # By its text: its digest would save little, and fail once after every restart.
+        return await self._asked("EVAL", script, len(keys), *keys, *said)
+
+    async def _asked(self, *command: str | int) -> Any:
         """What Redis answers, in bounded time. One that kept silent is tried by one call at a time."""
         if self._silent:
             if time.monotonic() < self._try_at:
-                raise OnlineStoreError(f"{self.address} has kept silent; it is tried again every {_REST_S:g} s")
+                raise _silence(self.address)
             self._try_at = time.monotonic() + _REST_S
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Asked(command, answer))
+        if len(self._sending) < _CONNECTIONS:
+            sending = asyncio.create_task(self._send())
+            self._sending.add(sending)
+            sending.add_done_callback(self._sending.discard)
+        result = await answer
+        if isinstance(result, redis.RedisError | OSError):
+            raise _failed(self.address, result) from None
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    async def _send(self) -> None:
+        """Sends all that waits, many commands at a time: one by one each would cost several times as much."""
+        while self._waiting:
+            sent, self._waiting = self._waiting[:_COMMANDS], self._waiting[_COMMANDS:]
+            results = await self._answers([asked.command for asked in sent])
+            if self._silent:  # nor would the others be answered
+                left, self._waiting = self._waiting, []
+                sent, results = sent + left, results + [_silence(self.address)] * len(left)
+            for asked, result in zip(sent, results, strict=True):
+                if not asked.answer.done():  # else whoever asked has gone
+                    asked.answer.set_result(result)
+
+    async def _answers(self, commands: list[tuple[str | int, ...]]) -> list[Any]:
+        """What Redis answers to each command: a value, or an error."""
         try:
-            async with asyncio.timeout(_ALL_S):
-                answer = await command(*said)
-        except (redis.RedisError, OSError) as error:
+            async with asyncio.timeout(_ALL_S), self._redis.pipeline(transaction=False) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                results: list[Any] = await pipeline.execute(raise_on_error=False)
+        except Exception as error:
             if isinstance(error, redis.TimeoutError | TimeoutError):
                 self._silent, self._try_at = True, time.monotonic() + _REST_S
-            raise _failed(self.address, error) from None
+            return [error] * len(commands)
         self._silent = False
-        return answer
+        return results
 
 
 def refuse_forgetful(address: str, told: dict[str, str]) -> None:
@@ -263,7 +293,9 @@ def accepted(address: str) -> Iterator[Accepted]:
     """The events accepted at an address; see `open_accepted`."""
     place = _Place.of(address)
     try:
-        client: Any = redis.Redis.from_url(place.url, socket_timeout=60.0, decode_responses=True, protocol=2)
+        # A job has time, but not a night.
+        patience = {"socket_timeout": 60.0, "socket_connect_timeout": 5.0, "retry": SyncRetry(ConstantBackoff(0.5), 2)}
+        client: Any = redis.Redis.from_url(place.url, decode_responses=True, protocol=2, **patience)
     except (TypeError, ValueError) as error:
         raise _failed(place.shown, error) from None
     try:
@@ -284,6 +316,14 @@ def accepted(address: str) -> Iterator[Accepted]:
             yield Accepted(place.shown, store, _number(last[0][0]) if last else 0, rows)
     except redis.RedisError as error:
         raise _failed(place.shown, error) from None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A command, and who waits for what Redis says: a value, or an error."""
+
+    command: tuple[str | int, ...]
+    answer: asyncio.Future[Any]
 
 
 @dataclass(frozen=True)
@@ -325,6 +365,10 @@ class _Forbidden(OnlineStoreError):
     """A managed Redis does not let its configuration be read."""
 
 
+def _silence(address: str) -> OnlineStoreError:
+    return OnlineStoreError(f"{address} has kept silent; it is tried again every {_REST_S:g} s")
+
+
 def _failed(address: str, error: Exception) -> OnlineStoreError:
     said = str(error) or type(error).__name__
     match error:
@@ -332,7 +376,7 @@ def _failed(address: str, error: Exception) -> OnlineStoreError:
             return OnlineStoreError(f"{address} lets nobody in with this user and password ({said}); correct them")
         case redis.ReadOnlyError():
             return OnlineStoreError(f"{address} is a replica, which keeps nothing; give the address of its primary")
-        case redis.exceptions.MovedError() | redis.exceptions.AskError():
+        case redis.exceptions.AskError() | redis.exceptions.ClusterDownError():
             return OnlineStoreError(f"{address} is a Redis Cluster; give the store a Redis of its own")
         case redis.OutOfMemoryError():
             return OnlineStoreError(f"{address} is full ({said}); raise its maxmemory")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 FORMAT_VERSION = 1
@@ -138,9 +139,7 @@ def open_online(address: str) -> OnlineStore:
         from recsys.online.embedded import EmbeddedStore
 
         return EmbeddedStore(place)
-    from recsys.online.redis_store import RedisStore
-
-    return RedisStore(place)
+    return _redis_store().RedisStore(place)
 
 
 def open_accepted(address: str) -> AbstractContextManager[Accepted]:
@@ -154,9 +153,7 @@ def open_accepted(address: str) -> AbstractContextManager[Accepted]:
         from recsys.online import embedded
 
         return embedded.accepted(place)
-    from recsys.online import redis_store
-
-    return redis_store.accepted(place)
+    return _redis_store().accepted(place)
 
 
 def refuse_unkeepable(events: Sequence[StoredEvent]) -> None:
@@ -203,3 +200,11 @@ def _place(address: str) -> Path | str:
     if scheme not in ("redis", "rediss"):
         raise OnlineStoreError(f"{scheme}:// is no online store; give a folder, or redis:// or rediss://")
     return full
+
+
+def _redis_store() -> ModuleType:
+    try:
+        from recsys.online import redis_store
+    except ImportError:
+        raise OnlineStoreError("redis:// needs another package: pip install 'recsys[redis]'") from None
+    return redis_store

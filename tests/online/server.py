@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 KEEPS = ("--appendonly", "yes", "--appendfsync", "always")
 
@@ -36,17 +38,17 @@ class Server:
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         deadline = time.monotonic() + 10
-        with redis.Redis(port=self.port, socket_timeout=1) as client:
+        with redis.Redis(port=self.port, socket_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
             while True:
                 try:
                     client.execute_command("PING")
                     return
-                except redis.ResponseError as error:  # no password was given, yet it answers
-                    if "LOADING" not in str(error):
-                        return
+                except redis.AuthenticationError:  # it answers
+                    return
                 except redis.RedisError:
                     pass
-                assert self._process.poll() is None and time.monotonic() < deadline, self._log.read_text()
+                assert self._process.poll() is None, self._log.read_text()
+                assert time.monotonic() < deadline, self._log.read_text()
                 time.sleep(0.02)
 
     def kill(self) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import random
+import re
+from itertools import chain
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -114,8 +116,8 @@ def test_what_no_store_could_keep_is_refused_alone(store, run, bad, says):
 
     refused, kept = run(both())
     assert kept == [True]
-    with pytest.raises(ValueError, match=says):
-        raise refused
+    assert isinstance(refused, ValueError)
+    assert re.search(says, str(refused))
     assert run(store.events_of("anna", 10)) == [event(2)]
 
 
@@ -134,7 +136,8 @@ def test_many_at_once_accept_each_id_once(store, opened, address, run):
     async def add():
         return await asyncio.gather(*(stores[n % 2].add_events(call) for n, call in enumerate(calls)))
 
-    accepted = [one for call, new in zip(calls, run(add()), strict=True) for one, is_new in zip(call, new) if is_new]
+    new = [is_new for call in run(add()) for is_new in call]
+    accepted = [one for one, is_new in zip(chain.from_iterable(calls), new, strict=True) if is_new]
     assert sorted(one.event_id for one in accepted) == sorted({one.event_id for call in calls for one in call})
     kept = [one for user in range(5) for one in run(store.events_of(f"u{user}", 1_000))]
     assert sorted(kept, key=str) == sorted(accepted, key=str)

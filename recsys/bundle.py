@@ -85,8 +85,8 @@ class Bundle:
 
         Args:
             path: where it lies.
-            verified: the manifest of a bundle that was opened from there before, and so checked, in whatever process.
-                It is opened in a fraction of the time: neither are its bytes read again nor is a sample embedded.
+            verified: what `recsys.artifacts.verify` gave for the bundle there, so that its bytes are not read again; a
+                server has that done by a thread that gives way to those that answer.
 
         Raises:
             ArtifactError: a digest is off, towers, ids, vectors and index do not belong together, or a vector is not
@@ -143,8 +143,7 @@ class Bundle:
             user_encoder=user_encoder,
         )
         bundle._refuse_misfits()
-        if verified is None:
-            bundle._refuse_strangers(said, item_table)
+        bundle._refuse_strangers(said, item_table)
         return bundle
 
     def _refuse_misfits(self) -> None:

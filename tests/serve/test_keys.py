@@ -577,7 +577,7 @@ def test_the_command_adds_with_limits_and_an_end(file: Path, capsys: pytest.Capt
     (key,) = read_keys(file)[0].values()
     assert key.expires - key.created == timedelta(days=90)
     assert key.limits == KeyLimits(requests_per_second=5.0, burst=9, max_k=3, max_batch=2)
-    dated = ["add", "dated", "--scope", "read", "--keys", file, "--expires"]
+    dated = ["add", "dated", "--scope", "read", "--keys", str(file), "--expires"]
     assert run(capsys, *dated, "2999-01-31")[0] == 0
     assert list(read_keys(file)[0].values())[1].expires == datetime(2999, 1, 31, tzinfo=UTC)
 

@@ -29,7 +29,8 @@ class Effort(enum.Enum):
     """How much an answer may cost; each does what those before it do.
 
     FULL: everything.
-    FEWER: diversity chooses among k candidates, so it only orders them.
+    FEWER: an approximate index is searched half as thoroughly, and diversity chooses among k candidates, so it only
+        orders them.
     PREFIX: scores are those of the shortest prefix of the vectors that training trained, where that is cheaper (see
         `Derived.prefix`).
     POPULAR: popular items whoever asks; no tower runs, nothing is searched.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 from recsys.attributes import Attributes
 from recsys.bundle import Bundle
 from recsys.ids import Id, IdMap
+from recsys.index.build import Hnsw, Ivf, IvfPq, Kind, at_effort, kind_of
 from recsys.index.exact import best
+from recsys.index.search import Index
 from recsys.model.serving import UserEncoder
 
 _CHUNK = 1 << 16  # vectors read at a time: what is computed from a million of them needs no copy of them
@@ -68,6 +71,24 @@ class Derived:
     def most_popular(self) -> np.ndarray:
         """int64 [n]: the rows of the most popular items, in order, ties by row; all items where there are few."""
         return best(self._bundle.popularity, _POPULAR)[1]
+
+    @cached_property
+    def hasty_index(self) -> Index | None:
+        """The same index searched half as thoroughly, in the same memory; None where it looks at every item anyway."""
+        index = self._bundle.index
+        kind = kind_of(index)
+        match kind:
+            case Hnsw():
+                less: Kind = replace(kind, effort=max(1, kind.effort // 2))
+            case Ivf():
+                less = replace(kind, probed_share=kind.probed_share / 2)
+            case IvfPq():
+                less = replace(kind, probed_share=kind.probed_share / 2, reranked=max(1, kind.reranked // 2))
+            case _:
+                return None
+        hasty = at_effort(index, less)
+        at_effort(index, kind)  # what both share says again what it said; an Index reads it once, when it is made
+        return hasty
 
     @cached_property
     def prefix(self) -> int | None:

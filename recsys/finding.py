@@ -14,7 +14,7 @@ from recsys.attributes import FilterError
 from recsys.explain import Pull, pulls, rank_of
 from recsys.ids import Id
 from recsys.live import LiveCatalogue
-from recsys.orders import ByPopularity, ByPrefix
+from recsys.orders import ByPopularity, ByPrefix, Hastily
 from recsys.rules import RuleError, arrange
 from recsys.users_now import Taken, taken
 
@@ -71,7 +71,7 @@ class Finder:
 
     def __init__(self, live: LiveCatalogue) -> None:
         self._live = live
-        self._by_popularity, self._by_prefix = ByPopularity(live), ByPrefix(live)
+        self._by_popularity, self._by_prefix, self._hastily = ByPopularity(live), ByPrefix(live), Hastily(live)
 
     def find(self, request: Request) -> Found:
         """The best k rows, arranged by the request's rules.
@@ -109,10 +109,12 @@ class Finder:
         request.stages.append(("rules", perf_counter() - begun))
         return Found(arranged.rows, arranged.scores, arranged.relaxed)
 
-    def _order(self, request: Request) -> LiveCatalogue | ByPopularity | ByPrefix:
+    def _order(self, request: Request) -> LiveCatalogue | ByPopularity | ByPrefix | Hastily:
         if request.vector is None:
             return self._by_popularity
-        return self._by_prefix if CHEAPER in request.degraded else self._live
+        if CHEAPER in request.degraded:
+            return self._by_prefix
+        return self._hastily if FEWER in request.degraded else self._live
 
     def _spread(self, request: Request) -> float:
         """The standard deviation of the scores that freshness is weighed against; asked for by no other rule."""
@@ -216,7 +218,8 @@ def economies(query: Query, live: LiveCatalogue, *, popular: bool) -> tuple[str,
         return ()
     if query.effort is Effort.POPULAR and not popular:
         return (POPULAR,)
-    done: tuple[str, ...] = (FEWER,) if query.rules.diversity else ()
+    fewer = query.rules.diversity or (not popular and live.derived.hasty_index is not None)
+    done: tuple[str, ...] = (FEWER,) if fewer else ()
     if query.effort is Effort.PREFIX and not popular and live.derived.prefix is not None:
         done += (CHEAPER,)
     return done

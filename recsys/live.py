@@ -15,6 +15,7 @@ from recsys.derived import Derived
 from recsys.ids import Id
 from recsys.index.engine import faiss
 from recsys.index.exact import best
+from recsys.index.search import Index
 from recsys.live_features import FeatureError, checked_features
 from recsys.live_rows import LiveRows
 from recsys.online.store import LiveItem
@@ -272,15 +273,30 @@ class LiveCatalogue:
         return self.search_many(query[None], k, eligible=eligible, exclude=exclude)[0]
 
     def search_many(
-        self, queries: np.ndarray, k: int, *, eligible: np.ndarray | None = None, exclude: np.ndarray | None = None
+        self,
+        queries: np.ndarray,
+        k: int,
+        *,
+        eligible: np.ndarray | None = None,
+        exclude: np.ndarray | None = None,
+        index: Index | None = None,
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """As `search`, for each of many queries [Q, D], with the same rows left out for all of them."""
+        """As `search`, for each of many queries [Q, D], with the same rows left out for all of them.
+
+        Args:
+            queries: float32 [Q, D], finite.
+            k: as for `search`, and so are eligible and exclude.
+            eligible: likewise.
+            exclude: likewise.
+            index: of the bundle's items, instead of its own.
+        """
+        index = self.bundle.index if index is None else index
         own_eligible, own_exclude = None if eligible is None else eligible[: self._num_own], exclude
         if len(self._hidden) > _FEW:
             own_eligible = self._own_shown if own_eligible is None else own_eligible & self._own_shown
         elif len(self._hidden):
             own_exclude = self._hidden if exclude is None else np.concatenate([exclude, self._hidden])
-        scores, rows = self.bundle.index.search(queries, k, eligible=own_eligible, exclude=own_exclude)
+        scores, rows = index.search(queries, k, eligible=own_eligible, exclude=own_exclude)
         found = [_filled(*one) for one in zip(scores, rows, strict=True)]
         if not self._row_of:
             return found

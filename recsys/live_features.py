@@ -123,7 +123,7 @@ def _vector(feature: Feature, value: Any, dimension: int | None) -> list[float]:
     if not isinstance(value, (list, tuple)) or not value or (dimension is not None and len(value) != dimension):
         raise _unfit(feature, value, expected)
     numbers = [_number(feature, number, expected) for number in value]
-    if max(map(abs, numbers)) > np.finfo(np.float32).max:
+    if max(map(abs, numbers)) > float(np.finfo(np.float32).max):
         raise _unfit(feature, value, expected)
     return numbers
 
@@ -156,7 +156,8 @@ def _millis(feature: Feature, value: Any) -> int:
 
 def _since_1970(text: str) -> int:
     moment = datetime.fromisoformat(text)
-    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // timedelta(milliseconds=1)
+    micros = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
+    return micros // 1000 if micros >= 0 else -(-micros // 1000)  # towards 1970, as Arrow cuts them
 
 
 def _unfit(feature: Feature, value: Any, expected: str) -> FeatureError:

@@ -1,4 +1,4 @@
-"""Other orders to search a LiveCatalogue in, for rules to arrange as they arrange its own: popularity, and prefixes."""
+"""Other orders to search a LiveCatalogue in, which rules arrange as they do its own: popularity, prefixes, haste."""
 
 from __future__ import annotations
 
@@ -58,6 +58,17 @@ class ByPopularity(_Order):
             rows = rows[:k]
             return self._live.popularity_of(rows), rows
         return self._live.best_of(self._live.popularity.copy(), k, eligible=eligible, exclude=exclude)
+
+
+class Hastily(_Order):
+    """The items by the inner product of query and item, as the catalogue's own search finds them by half the effort."""
+
+    def search(
+        self, query: np.ndarray, k: int, *, eligible: np.ndarray | None = None, exclude: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `LiveCatalogue.search`."""
+        hasty = self._live.derived.hasty_index
+        return self._live.search_many(query[None], k, eligible=eligible, exclude=exclude, index=hasty)[0]
 
 
 class ByPrefix(_Order):

@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,8 +65,15 @@ class Attributes:
 
     def frame(self) -> pd.DataFrame:
         """Every declared attribute, a row an item, for people to look at."""
-        own = self._table.to_pandas()
-        return pd.concat([self._before.frame(), own], ignore_index=True) if self._before else own
+        return self._whole.to_pandas()
+
+    def table(self, rows: np.ndarray) -> pa.Table:
+        """Every declared attribute of some rows, int [n], in the columns of `Dataset.item_features`."""
+        return self._whole.take(pa.array(rows, type=pa.int64()))
+
+    @cached_property
+    def _whole(self) -> pa.Table:
+        return pa.concat_tables([self._before._whole, self._table]) if self._before else self._table
 
     def kind(self, name: str) -> FeatureKind:
         """Whether an attribute that requests may name is categorical, multi, numeric or timestamp.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.rules import Cap, Freshness, Quota, RuleError, Rules, arrange, arranging
+from recsys.rules import Cap, Freshness, Quota, RuleError, Rules, arrange
 from tests.rules_twin import DAY_MS, NOW, Toy, plainly
 
 # What requests and configurations may say, whatever the types want.
@@ -295,16 +295,39 @@ def test_any_rules_give_what_sorting_everything_gives(catalogue, k, rules, query
     rows = st.integers(0, catalogue.num_rows - 1)
     left_out = data.draw(st.none() | st.lists(rows, max_size=5).map(lambda rows: np.array([*rows, -1])))
     kept = data.draw(st.none() | st.sets(rows).map(lambda rows: np.isin(np.arange(catalogue.num_rows), list(rows))))
-    listed, _ = arranged(
-        catalogue,
-        k,
-        rules,
-        query=np.array(query, np.float32),
-        spread=spread,
-        eligible=kept,
-        exclude=left_out,
-        pool=pool,
-    )
+    more = {"query": np.array(query, np.float32), "eligible": kept, "exclude": left_out}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recsys.rules.arranging._SEARCHED_PLAINLY", plainly_to)
+        listed, _ = arranged(catalogue, k, rules, spread=spread, pool=pool, **more)
     eligible = np.ones(catalogue.num_rows, dtype=bool) if kept is None else kept.copy()
     eligible[[] if left_out is None else left_out[left_out >= 0]] = False
     assert len(set(listed)) == len(listed) == min(k, eligible.sum())
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_depth_is_deep_enough(seed):
+    """Small k among many items of which many are capped, new, alike or of equal score: bounds decide what is found."""
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(40, 250))
+    scores = rng.integers(0, 40, size) / 8 if seed % 2 else rng.normal(size=size)
+    rare = rng.random(size) < 0.1
+    catalogue = Toy(
+        [
+            {
+                "vector": [score, rng.integers(-1, 2)],
+                "brand": "ours" if rare[row] else "abcde"[int(min(4, rng.exponential(1)))],
+                "added": NOW - int(rng.exponential(60 if rare[row] else 400) * DAY_MS),
+            }
+            for row, score in enumerate(scores.tolist())
+        ]
+    )
+    fresh = Freshness("added", float(rng.choice([1, 30, 200])), float(rng.choice([0.3, 1, 4])))
+    rules = Rules(
+        caps=(Cap("brand", int(rng.integers(0, 4))),) * int(rng.integers(0, 2)),
+        quotas=tuple(Quota({"brand": brand}, int(rng.integers(1, 3))) for brand in ("ours", "d")[: rng.integers(0, 3)]),
+        diversity=float(rng.choice([0, 0, 0.3, 0.8])),
+        freshness=fresh if seed % 3 else None,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recsys.rules.arranging._SEARCHED_PLAINLY", int(rng.choice([0, 8, 1_000])))
+        arranged(catalogue, int(rng.integers(1, 9)), rules, spread=float(scores.std()), pool=int(rng.integers(1, 12)))

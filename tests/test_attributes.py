@@ -20,16 +20,20 @@ FEATURES = (
     Feature("added", "timestamp", show=True),
     Feature("title", "text", show=True),
     Feature("hidden", "categorical"),
+    Feature("taste", "vector"),
 )
 TYPES = {
     "brand": pa.string(), "tags": pa.list_(pa.string()), "price": pa.float64(), "added": pa.int64(),
-    "title": pa.string(), "hidden": pa.string(),
+    "title": pa.string(), "hidden": pa.string(), "taste": pa.list_(pa.float32()),
 }  # fmt: skip
 
 
+def table(rows):
+    return pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in TYPES.items()})
+
+
 def attributes(rows):
-    table = pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in TYPES.items()})
-    return Attributes(Entity("id", FEATURES), table, len(rows))
+    return Attributes(Entity("id", FEATURES), table(rows), len(rows))
 
 
 ROWS = [
@@ -59,7 +63,22 @@ ROWS = [
         ({"price": {"gte": 1, "lt": 3}}, [0, 1]),
         ({"price": {"lte": 2.5}}, [0, 1]),
         ({"price": {"not": {"lte": 2.5}}}, [2, 3]),
+        ({"price": [1, 3, 9]}, [0, 2]),
+        ({"price": {"in": [2.5]}}, [1]),
+        ({"price": {"contains": 2.5}}, [1]),
+        ({"price": {"contains": [2.5, 3]}}, []),
+        ({"price": {"not": {"equals": 1}}}, [1, 2, 3]),
+        ({"price": math.nan}, []),
+        ({"brand": {"contains": "acme"}}, [0, 2]),
+        ({"brand": {"contains": ["acme", "acme"]}}, [0, 2]),
+        ({"brand": {"contains": ["acme", "zeta"]}}, []),
+        ({"tags": {"equals": "new"}}, [0]),
+        ({"tags": {"contains": ["red", "nobody"]}}, []),
         ({"added": 0}, [0]),
+        ({"added": {"in": ["1970-01-02", 5]}}, [1]),
+        ({"added": {"contains": 86_400}}, [1]),
+        ({"added": {"gte": 0, "not": {"equals": 0}}}, [1]),
+        ({"added": {"not": {"lte": "1970-01-01T00:00:00Z"}}}, [1, 2, 3]),
         ({"added": {"gte": 86_400}}, [1]),
         ({"added": {"gt": "1970-01-01"}}, [1]),
         ({"added": {"lt": "1970-01-02T01:00:00+01:00"}}, [0]),
@@ -76,6 +95,8 @@ def test_filters_by_hand(filter, rows):
     [
         ({"brnd": "acme"}, r"there is no attribute 'brnd' to filter by; did you mean 'brand'\? \(valid: brand, tags,"),
         ({"title": "One"}, "'title' is text, which nothing can filter by; valid: brand, tags, price, added, hidden"),
+        ({"title": {"contains": "One"}}, "'title' is text, which nothing can filter by; valid: brand, tags, price,"),
+        ({"taste": 1}, "'taste' is vector, which nothing can filter by; valid: brand, tags, price, added, hidden"),
         ({"brand": {"equal": "a"}}, r"'brand': there is no clause 'equal'; did you mean 'equals'\? \(valid: equals,"),
         ({"brand": {"not": {"greater": 1}}}, "'brand': there is no clause 'greater'; "),
         ({"brand": {"gt": "a"}}, "'brand' is categorical and has no order; use equals, in or contains"),
@@ -95,6 +116,85 @@ def test_filters_by_hand(filter, rows):
 def test_what_cannot_be_used_is_said(filter, message):
     with pytest.raises(FilterError, match=message):
         attributes(ROWS).eligible(filter)
+
+
+MANY = [f"w{number}" for number in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("filter", "rows"),
+    [
+        ({"brand": MANY[5:]}, range(5, 40)),
+        ({"brand": {"not": [*MANY[5:], "nobody"]}}, [*range(5), 40]),
+        ({"tags": MANY[:20]}, range(21)),
+        ({"tags": {"contains": MANY}}, []),
+        ({"tags": {"contains": [MANY[7], MANY[6]]}}, [7]),
+        ({"price": [float(number) for number in range(20, 80)]}, range(20, 40)),
+        ({"price": {"not": [*range(20), math.nan, 1e9]}}, range(20, 41)),
+        ({"added": list(range(30))}, range(30)),
+        ({"added": {"contains": list(range(30))}}, []),
+    ],
+)
+def test_many_values_at_once(filter, rows):
+    items = [
+        {"brand": word, "tags": [word, MANY[max(0, at - 1)]], "price": at, "added": 1000 * at}
+        for at, word in enumerate(MANY)
+    ]
+    assert np.flatnonzero(attributes([*items, {}]).eligible(filter)).tolist() == list(rows)
+
+
+def test_numbers_words_and_kinds():
+    said = attributes(ROWS)
+    assert [said.kind(name) for name in ("brand", "tags", "price", "added")] == [
+        "categorical", "multi", "numeric", "timestamp",
+    ]  # fmt: skip
+    assert np.array_equal(said.numbers("price"), [1, 2.5, 3, np.nan], equal_nan=True)
+    assert np.array_equal(said.numbers("added"), [0, 86_400_000, np.nan, np.nan], equal_nan=True)
+    assert said.values("brand", np.array([3, 1, 0, 0])) == [(), ("zeta",), ("acme",), ("acme",)]
+    assert said.values("tags", np.array([2, 0, 3])) == [(), ("new", "red"), ()]
+    assert said.values("tags", np.array([], dtype=np.int64)) == []
+    assert said.table(np.array([1, 0])).column("title").to_pylist() == [None, "One"]
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda said: said.kind("prices"), r"there is no attribute 'prices' to filter by; did you mean 'price'\?"),
+        (lambda said: said.numbers("title"), "'title' is text, which nothing can filter by"),
+        (lambda said: said.numbers("tags"), "'tags' is multi and holds no numbers; name one that is numeric or time"),
+        (lambda said: said.values("added", np.arange(1)), "'added' is timestamp and holds no words; name one that is "),
+    ],
+)
+def test_numbers_and_words_are_told_apart(ask, message):
+    with pytest.raises(FilterError, match=message):
+        ask(attributes(ROWS))
+
+
+def test_further_items_stand_in_the_rows_that_follow():
+    first, second = ROWS[:2], [*ROWS[2:], {"brand": "zeta", "tags": ["new"], "price": 7}]
+    joined, whole = attributes(first).extended(table(second), 3), attributes([*first, *second])
+    assert joined.num_items == whole.num_items == 5
+    rows = np.array([4, 0, 3, 2, 1, 4])
+    for name in ("brand", "tags"):
+        assert joined.values(name, rows) == whole.values(name, rows)
+    assert np.array_equal(joined.numbers("price"), whole.numbers("price"), equal_nan=True)
+    assert joined.numbers("price") is joined.numbers("price")
+    assert [joined.shown(row) for row in range(5)] == [whole.shown(row) for row in range(5)]
+    assert joined.frame().equals(whole.frame())
+    assert joined.table(rows).equals(whole.table(rows))
+    assert joined.extended(table([{"brand": "acme"}]), 1).eligible({"brand": "acme"}).tolist() == [
+        True, False, True, False, False, True,
+    ]  # fmt: skip
+    with pytest.raises(FilterError, match="'brand' cannot equal None; give text"):
+        joined.eligible({"brand": None})
+
+
+def test_columns_in_several_chunks_are_one():
+    chunks = pa.concat_tables([table(ROWS[:2]), table(ROWS[2:])])
+    said = Attributes(Entity("id", FEATURES), chunks, 4)
+    assert said.eligible({"tags": "red", "brand": ["acme", "zeta"]}).tolist() == [True, True, False, False]
+    assert said.values("tags", np.array([2, 1])) == [(), ("red",)]
+    assert said.values("brand", np.array([2, 1])) == [("acme",), ("zeta",)]
 
 
 def test_clauses_in_clauses_have_an_end():
@@ -198,11 +298,15 @@ def plainly(name, values, clause):
     return True
 
 
-@settings(deadline=None)
-@given(rows=rows, filter=filters)
-def test_any_filter_is_what_plain_python_says(rows, filter):
+@settings(max_examples=300, deadline=None)
+@given(rows=rows, filter=filters, at=st.integers(0, 8), compared=st.sampled_from([0, 16]))
+def test_any_filter_is_what_plain_python_says(rows, filter, at, compared):
     expected = []
     for row in rows:
         values = {n: v if isinstance(v, list) else [] if v is None else [v] for n, v in row.items()}
         expected.append(all(plainly(name, values[name], clause) for name, clause in filter.items()))
-    assert attributes(rows).eligible(filter).tolist() == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recsys.data.columns._COMPARED", compared)  # however many values are many
+        assert attributes(rows).eligible(filter).tolist() == expected
+        later = rows[at:]
+        assert attributes(rows[:at]).extended(table(later), len(later)).eligible(filter).tolist() == expected

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import itertools
 import multiprocessing
 import subprocess
@@ -26,6 +27,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from benchmarks.loads import Connection, get
 from benchmarks.table import emit, parser
 
 CONNECTIONS = (1, 16)
@@ -35,61 +37,26 @@ Result = tuple[int, float, list[float]]  # requests, seconds taken, each one's s
 MOST_REQUESTS = 200_000  # a round ends at the latest here
 
 
-class Connection(asyncio.Protocol):
-    """One keep-alive connection that asks again as soon as it has its answer."""
-
-    def __init__(self, requests: Iterator[bytes], latencies_s: list[float], stop_at: float) -> None:
-        self._requests = requests
-        self._latencies_s = latencies_s
-        self._stop_at = stop_at
-        self._received = b""
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: Any = transport
-        self._ask()
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, found, body = self._received.partition(b"\r\n\r\n")
-        if not found:
-            return
-        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
-        if len(body) < length:
-            return
-        if not head.startswith(b"HTTP/1.1 200"):
-            self._fail(RuntimeError(f"the server answered {self._received[:300]!r}"))
-            return
-        now = time.perf_counter()
-        self._latencies_s.append(now - self._asked)
-        self._received = b""
-        if now < self._stop_at and len(self._latencies_s) < MOST_REQUESTS:
-            self._ask()
-        else:
-            self._transport.close()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._fail(error or (RuntimeError("the server closed the connection") if self._received else None))
-
-    def _fail(self, error: Exception | None) -> None:
-        if not self.closed.done():
-            self.closed.set_exception(error) if error else self.closed.set_result(None)
-
-    def _ask(self) -> None:
-        self._asked = time.perf_counter()
-        self._transport.write(next(self._requests))
-
-
 def load(port: int, paths: list[str], connections: int, seconds: float) -> Result:
     """Asks for `seconds` over keep-alive connections; returns requests, seconds taken and each latency in seconds."""
 
     async def run() -> Result:
         loop = asyncio.get_running_loop()
-        asked = itertools.cycle(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode() for path in paths)
+        requests = itertools.cycle([get(path) for path in paths])
         latencies_s: list[float] = []
         start = time.perf_counter()
+
+        def ask() -> tuple[bytes, float] | None:
+            now = time.perf_counter()
+            return (next(requests), now) if now < start + seconds and len(latencies_s) < MOST_REQUESTS else None
+
+        def answered(request: bytes, status: int, body: bytes, latency_s: float) -> None:
+            if status != 200:
+                raise RuntimeError(f"the server answered {status} {body[:300]!r}")
+            latencies_s.append(latency_s)
+
         opened = [
-            await loop.create_connection(lambda: Connection(asked, latencies_s, start + seconds), "127.0.0.1", port)
+            await loop.create_connection(lambda: Connection(ask, answered), "127.0.0.1", port)
             for _ in range(connections)
         ]
         await asyncio.gather(*(protocol.closed for _, protocol in opened))
@@ -195,8 +162,13 @@ def server(role: str, registry: str, port: int, path: str, replicas: int) -> Ite
         process.wait(60)
 
 
-def synthetic_registry(folder: Path) -> Path:
-    """A registry with a bundle of MovieLens's size: what it recommends is of no matter here, so two steps train it."""
+def synthetic_registry(folder: Path, trainings: int = 1) -> Path:
+    """A registry with bundles of MovieLens's size: what they recommend is of no matter here, so two steps train each.
+
+    Args:
+        folder: where to make it.
+        trainings: how many bundles, each of another training; the last one is live.
+    """
     import pytorch_lightning as pl
 
     from recsys.data.module import HistoryData
@@ -207,22 +179,25 @@ def synthetic_registry(folder: Path) -> Path:
     from recsys.seal import seal
 
     prepare(Synthetic(users=6_000, items=3_700, interactions=300_000), folder / "dataset", max_rejected=0.5)
-    data = HistoryData(folder / "dataset")
-    model = TwoTower(data.num_items, data.item_inputs, data.user_inputs, data.num_events, data.has_times)
-    trainer = pl.Trainer(
-        max_steps=2,
-        limit_val_batches=0,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(model, data)
-    trainer.save_checkpoint(folder / "model.ckpt")
     registry = Registry(folder / "registry")
-    bundle = registry.publish(lambda path: seal(folder / "model.ckpt", folder / "dataset", path))
-    registry.promote(bundle, why="a benchmark")
+    for training in range(trainings):
+        pl.seed_everything(training, verbose=False)
+        data = HistoryData(folder / "dataset")
+        model = TwoTower(data.num_items, data.item_inputs, data.user_inputs, data.num_events, data.has_times)
+        trainer = pl.Trainer(
+            max_steps=2,
+            limit_val_batches=0,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(model, data)
+        checkpoint = folder / f"model-{training}.ckpt"
+        trainer.save_checkpoint(checkpoint)
+        bundle = registry.publish(functools.partial(seal, checkpoint, folder / "dataset"))
+        registry.promote(bundle, why="a benchmark")
     return registry.path
 
 

@@ -54,6 +54,7 @@ def opener(registry: str) -> Callable[[str], Recommender]:
         recommender = Recommender(Bundle.open(path, verified=manifest))
         if recommender.bundle.id != bundle:
             raise ArtifactError(f"{Path(path)} holds bundle {recommender.bundle.id}; rename it to that")
+        recommender.warm()
         warm(recommender)
         return recommender
 

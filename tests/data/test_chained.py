@@ -124,6 +124,9 @@ def test_a_snapshot_of_a_chain_is_prepared_on_a_base(log, tmp_path):
     """Columns of other types than those of the first source, too."""
 
     class Typed:
+        def batches(self, columns):
+            return self.since(None).batches(columns)
+
         def since(self, mark):
             news = log.sources[1].since(mark)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -25,9 +27,7 @@ class Server:
         if shutil.which("redis-server") is None:
             pytest.skip("there is no redis-server on the PATH")
         folder.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = _free_port()
         self.address = f"redis://127.0.0.1:{self.port}/0"
         self._command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(folder)]
         self._command += ["--save", "", *options]
@@ -61,3 +61,12 @@ class Server:
 
     def go_on(self) -> None:
         os.kill(self._process.pid, signal.SIGCONT)
+
+
+def _free_port() -> int:
+    """Below those that the kernel gives to others, so that it is still free when the server is started again."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port

@@ -97,6 +97,13 @@ def test_processes_that_open_a_new_folder_at_once_share_one_store(tmp_path):
     assert len(kept(tmp_path / "new")) == 12
 
 
+def test_what_is_accepted_has_been_synced(opened, tmp_path):
+    """A kill loses no more without it, but a power cut does, which no test can try."""
+    store = opened(str(tmp_path))
+    assert store._writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store._writer.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
 def test_writes_that_wait_together_are_committed_together(opened, tmp_path, run, monkeypatch):
     groups = []
     committed = embedded.EmbeddedStore._committed
@@ -125,6 +132,14 @@ def test_a_full_disk_takes_nothing_and_the_store_goes_on_when_there_is_room(fail
     assert run(store.events_of("anna", 9)) == [event(1)]
     store._writer.execute("PRAGMA max_page_count = 1000000")
     assert run(store.add_events([event(2), large])) == [True, True]
+
+
+def test_a_call_of_which_one_event_fails_adds_none(failing, run):
+    store, add = failing
+    store._writer.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1_000)
+    assert "too big" in add(event(2), event(3, "x" * 2_000), event(4))
+    assert run(store.events_of("anna", 9)) == [event(1)]
+    assert run(store.add_events([event(2)])) == [True]
 
 
 FULL = """

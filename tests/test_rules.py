@@ -1,13 +1,19 @@
 """Rules: each by hand, and all of them together against a twin that sorts everything."""
 
+import json
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys.attributes import Attributes
+from recsys.data.schema import Entity, Feature
 from recsys.rules import Cap, Freshness, Quota, RuleError, Rules, arrange
 from tests.rules_twin import DAY_MS, NOW, Toy, plainly
 
@@ -331,3 +337,43 @@ def test_depth_is_deep_enough(seed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("recsys.rules.arranging._SEARCHED_PLAINLY", int(rng.choice([0, 8, 1_000])))
         arranged(catalogue, int(rng.integers(1, 9)), rules, spread=float(scores.std()), pool=int(rng.integers(1, 12)))
+
+
+DOCUMENTED = Path("docs/rules.md").read_text(encoding="utf-8")
+
+
+def test_what_the_documentation_asks_for_can_be():
+    asked = [json.loads(body) for body in re.findall(r"-d '(.*?)'\n```", DOCUMENTED, re.DOTALL)]
+    assert len(asked) == 5
+    brands = {"brand": "a", "category": "boots", "label": "promoted", "tags": ["vegan"], "price": 15.0, "added": NOW}
+    features = (
+        Feature("brand", "categorical"), Feature("category", "categorical"), Feature("label", "categorical"),
+        Feature("tags", "multi"), Feature("price", "numeric"), Feature("added", "timestamp"),
+    )  # fmt: skip
+    catalogue = toy(*[{}] * 3)
+    catalogue.attributes = Attributes(Entity("id", features), pa.Table.from_pylist([brands] * 3), 3)
+    catalogue.eligible, catalogue.kind = catalogue.attributes.eligible, catalogue.attributes.kind
+    catalogue.numbers, catalogue.values = catalogue.attributes.numbers, catalogue.attributes.values
+    for body in asked:
+        assert body.keys() <= {"user_id", "k", "filter", "caps", "quotas", "diversity", "freshness"}
+        rules = Rules(
+            caps=tuple(Cap(name, most) for name, most in body.get("caps", {}).items()),
+            quotas=tuple(Quota(said["filter"], said["at_least"]) for said in body.get("quotas", [])),
+            diversity=body.get("diversity", 0),
+            freshness=Freshness(**body["freshness"]) if "freshness" in body else None,
+        )
+        eligible = catalogue.eligible(body.get("filter", {}))
+        made = arrange(catalogue, QUERY, body["k"], rules, spread=1, eligible=eligible, now_ms=NOW, pool=9)
+        assert made.rows.tolist() == [0, 1, 2]
+
+
+def test_the_documentation_s_python_runs():
+    asked = {}
+    code = DOCUMENTED.split("```python\n")[1].split("```")[0]
+
+    class Recommender:
+        def recommend(self, **said):
+            asked.update(said)
+
+    exec(code, {"recommender": Recommender()})  # noqa: S102
+    assert asked["rules"].quotas == (Quota({"label": "promoted"}, 2),)

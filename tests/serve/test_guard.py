@@ -66,7 +66,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def now() -> Clock:
-    return Clock(time.time())
+    return Clock(float(int(time.time())))  # whole, as key files write it
 
 
 @pytest.fixture
@@ -419,11 +419,16 @@ def test_a_rate_that_changes_counts_at_once(file: Path, clock: Clock) -> None:
     sent = key_file(file, requests_per_second=0.01, burst=1)
     guard = Guard(Keys(file, clock=clock), LIMITS, clock=clock)
     allow(guard, sent["read"])
-    with changing(file) as keys:
-        keys[0] = keys[0].model_copy(update={"limits": KeyLimits()})
-    clock.seconds += 1
-    for _ in range(10):
-        allow(guard, sent["read"])
+    for limits, granted in ((KeyLimits(requests_per_second=3.0), 3), (KeyLimits(), 100)):
+        with changing(file) as keys:
+            keys[0] = keys[0].model_copy(update={"limits": limits})
+        clock.seconds += 1
+        allow(guard, sent["read"])  # from now on the new rate counts
+        clock.seconds += 1
+        for _ in range(granted):
+            allow(guard, sent["read"])
+    guard.charge(allow(guard, sent["read"]), 10**6)  # the rate is gone, and nothing is owed
+    allow(guard, sent["read"])
 
 
 def test_wrong_keys_are_slowed_and_good_ones_are_not(

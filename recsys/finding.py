@@ -71,6 +71,8 @@ class Finder:
 
     def __init__(self, live: LiveCatalogue) -> None:
         self._live = live
+        self._bundle_id = live.bundle.id
+        self._said = live.said if live.num_rows > len(live.bundle.item_ids) else live.derived.said
         self._by_popularity, self._by_prefix, self._hastily = ByPopularity(live), ByPrefix(live), Hastily(live)
 
     def find(self, request: Request) -> Found:
@@ -129,14 +131,14 @@ class Finder:
         items = [
             Recommendation(item_id, score, rank, attributes)
             for rank, (score, (item_id, attributes)) in enumerate(
-                zip(found.scores.tolist(), map(self._live.said, found.rows.tolist()), strict=True), 1
+                zip(found.scores.tolist(), map(self._said, found.rows.tolist()), strict=True), 1
             )
         ]
         if request.query.explain:
             items = self._explained(request, found, items)
         request.stages.append(("read", perf_counter() - begun))
-        bundle, stages = self._live.bundle.id, tuple(request.stages)
-        return Answer(bundle, request.strategy, items, request.unknown, found.relaxed, request.degraded, stages)
+        unknown, degraded, stages = request.unknown, request.degraded, tuple(request.stages)
+        return Answer(self._bundle_id, request.strategy, items, unknown, found.relaxed, degraded, stages)
 
     def _explained(self, request: Request, found: Found, items: list[Recommendation]) -> list[Recommendation]:
         """The items with what pulled them up, if a history did, and their ranks before filter, seen items and rules.

@@ -226,8 +226,9 @@ class Recommender:
             request.stages.append(("tower", perf_counter() - begun))
         else:
             rows = self.live.rows(seeds)
-            request.unknown = [seeds[at] for at in (rows < 0).nonzero()[0].tolist()]
-            rows = rows[rows >= 0]
+            if not (known := rows >= 0).all():
+                request.unknown = [seeds[at] for at in (~known).nonzero()[0].tolist()]
+                rows = rows[known]
             if not len(rows):
                 raise UnknownItem(f"there is no item {' or '.join(map(repr, seeds[:8]))} in bundle {self.bundle.id}")
             request.vector = _mean(self.live.vectors(rows))
@@ -384,9 +385,9 @@ class Recommender:
 
 def _mean(vectors: np.ndarray) -> np.ndarray:
     """The mean of vectors [n, D], each scaled to length 1 first; of a single one, itself."""
-    if len(vectors) > 1:
-        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    mean: np.ndarray = vectors.mean(axis=0)
+    if len(vectors) == 1:
+        return vectors[0]
+    mean: np.ndarray = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).mean(axis=0)
     return mean
 
 

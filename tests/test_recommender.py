@@ -1,6 +1,11 @@
 """Answers against an exact twin written for the tests, and the refusals of requests."""
 
+import gc
+import re
+import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recsys.data.history import History, gap_buckets
-from recsys.recommender import Event, Recommender, RequestError, UnknownItem
-from tests.toy import RING, USERS, ring_lengths
+from recsys.index.build import Flat, HalfPrecision, Hnsw, build
+from recsys.live import LiveCatalogue
+from recsys.online.store import LiveItem, StoredEvent
+from recsys.recommender import Answer, Effort, Event, Query, Recommender, RequestError, UnknownItem
+from recsys.rules import Cap, Freshness, Quota, Rules
+from tests.toy import RING, START, USERS, ring_lengths
 
 
 @pytest.fixture(scope="module", params=["toy_bundle", "shop_bundle"])
@@ -254,3 +263,426 @@ def test_many_threads_get_the_answers_that_one_gets(toy_recommender):
     with ThreadPoolExecutor(8) as threads:
         together = list(threads.map(ask, range(240)))
     assert together == alone
+
+
+# ---- with what was said of items since the bundle was sealed
+
+
+def put(item_id, features=None, *, available=True):
+    return LiveItem(item_id, features, available, 10**15)
+
+
+def listed(answer):
+    return [item.item_id for item in answer.items]
+
+
+def test_an_item_that_is_gone_is_recommended_no_more_and_the_others_move_up(recommender, bundle):
+    for user in bundle.user_ids.ids(np.arange(6)):
+        for ask in (
+            lambda r, k, user=user: r.recommend(user_id=user, k=k),
+            lambda r, k: r.recommend(history=[Event("i3"), Event("i4")], k=k),
+            lambda r, k: r.recommend(k=k),
+            lambda r, k: r.similar("i3", k=k),
+        ):
+            everything = listed(ask(recommender, 50))
+            for item_id in everything[:5]:
+                after = recommender.with_live([put(item_id, available=False)])
+                assert listed(ask(after, 5)) == [other for other in everything if other != item_id][:5]
+            assert listed(ask(after.with_live([]), 5)) == everything[:5]
+
+
+def test_a_new_item_like_the_one_a_user_wants_next_is_recommended_at_once(toy_recommender):
+    after = ring_lengths()[0] % RING
+    features = {"title": f"Item number {after}", "parity": ("even", "odd")[after % 2], "place": after}
+    live = toy_recommender.with_live([put("fresh one", features | {"tags": [features["parity"], "ring"]})])
+    assert listed(live.recommend(user_id="u0", k=2))[0] == f"i{after}"
+    assert "fresh one" in listed(live.recommend(user_id="u0", k=4))
+    assert live.recommend(user_id="u0", k=4).bundle == toy_recommender.bundle.id
+    assert "fresh one" not in listed(toy_recommender.recommend(user_id="u0", k=50))
+
+
+def test_a_history_may_name_live_items(toy_recommender, toy_bundle):
+    features = {"title": "Item number 5", "parity": "odd", "place": 5, "tags": ["odd", "ring"]}
+    live = toy_recommender.with_live([put("twin", features), put("i3", features)])
+    answer = live.recommend(history=[Event("i2"), Event("twin"), Event("i3")], k=20, include_seen=True)
+    assert (answer.strategy, answer.unknown_items) == ("history", [])
+    rows = live.live.rows(["i2", "twin", "i3"])
+    vector = toy_bundle.towers.user_now(live.live.vectors(rows), gap_buckets(np.zeros(3, dtype=np.int64)), None, {})
+    for item in answer.items:
+        assert item.score == pytest.approx(vector @ live.live.vectors(live.live.rows([item.item_id]))[0], abs=1e-4)
+    seen = live.recommend(history=[Event("i2"), Event("twin"), Event("i3")], k=20)
+    assert set(listed(answer)) - set(listed(seen)) == {"i2", "twin", "i3"}
+
+
+def test_an_item_is_seen_and_excluded_whichever_row_stands_for_it(toy_recommender):
+    live = toy_recommender.with_live([put("i0", {"title": "Anew"}), put("i9", {"title": "Anew"})])
+    assert "i0" not in listed(live.recommend(user_id="u0", k=50))  # u0 took i0 to i4
+    assert listed(live.recommend(user_id="u0", k=50, include_seen=True)).count("i0") == 1
+    assert listed(live.recommend(user_id="u0", k=50)).count("i9") == 1
+    assert "i9" not in listed(live.recommend(user_id="u0", k=50, exclude=["i9"]))
+    assert "i9" not in listed(live.similar("i9", k=50))
+
+
+def test_where_everything_is_gone_nothing_is_returned(recommender, bundle):
+    everything = bundle.item_ids.ids(np.arange(len(bundle.item_ids)))
+    for known in (0, 1):  # live rows, too
+        items = [put(item, {"title": "x"} if known else None, available=False) for item in everything]
+        empty = recommender.with_live(items)
+        user = bundle.user_ids.id(0)
+        rules = Rules(diversity=0.5)
+        for answer in (
+            empty.recommend(user_id=user),
+            empty.recommend(history=[Event(everything[0])]),
+            empty.recommend(),
+            empty.recommend(user_id=user, rules=rules),
+            empty.recommend(rules=rules, explain=True),
+            empty.recommend(user_id=user, effort=Effort.POPULAR),
+            empty.similar(everything[1]),
+            empty.similar(features={"title": "y"}, rules=rules),
+            *empty.recommend_many([Query(user_id=user), Query(user_id=user, include_seen=True), Query()]),
+        ):
+            assert answer.items == []
+        assert empty.why_not(everything[0], user_id=user).reasons[0].reason == "unavailable"
+
+
+def test_answers_are_of_one_state_while_another_is_being_made(toy_recommender):
+    states = [
+        [put(f"i{item}", available=False) for item in range(half, half + 6)] + [put(f"n{half}", {"title": "x"})]
+        for half in (0, 6)
+    ]
+    expected = [listed(toy_recommender.with_live(state).recommend(k=20)) for state in states]
+    assert expected[0] != expected[1]
+    answering, done = [toy_recommender.with_live(states[0])], threading.Event()
+
+    def ask():
+        got = []
+        while not done.is_set():
+            got.append(listed(answering[0].recommend(k=20)))
+        return got
+
+    with ThreadPoolExecutor(2) as threads:
+        asking = [threads.submit(ask) for _ in range(2)]
+        for turn in range(30):
+            answering[0] = answering[0].with_live(states[turn % 2])
+        done.set()
+        for one in asking:
+            assert all(got in expected for got in one.result())
+
+
+def test_a_live_catalogue_of_another_bundle_is_refused(toy_bundle, shop_bundle):
+    with pytest.raises(ValueError, match=f"is of bundle {shop_bundle.id}, not {toy_bundle.id}; make it anew"):
+        Recommender(toy_bundle, LiveCatalogue(shop_bundle))
+
+
+def test_a_bundle_is_let_go_with_its_recommender(toy_bundle):
+    bundle = replace(toy_bundle)
+    recommender = Recommender(bundle).with_live([put("n", {"title": "x"})])
+    recommender.warm()
+    gone = weakref.ref(bundle)
+    gc.disable()
+    try:
+        del bundle, recommender
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+# ---- what happened since
+
+
+def happened(item_id, timestamp, event=None):
+    return StoredEvent(f"{item_id}@{timestamp}", "u0", item_id, timestamp, event)
+
+
+def test_what_the_bundle_knows_of_is_not_fresh(toy_recommender):
+    start = 1000 * START  # u0 took i0 then, and i1 a minute later
+    events = [
+        happened("i0", start),
+        happened("i0", start + 700),  # the log has whole seconds
+        happened("i0", start + 1000),
+        happened("i1", start),
+        happened("i1", start + 60_000),
+        happened("nobody's", start),
+    ]
+    fresh = toy_recommender.fresh("u0", events)
+    assert [(event.item_id, event.timestamp - start) for event in fresh] == [("i0", 1000), ("i1", 0)]
+    assert [event.item_id for event in toy_recommender.fresh("a stranger", events)] == ["i0", "i0", "i0", "i1", "i1"]
+    assert toy_recommender.fresh(None, []) == []
+
+
+def test_in_a_log_without_times_the_same_item_is_not_fresh(toy_bundle):
+    timeless = Recommender(replace(toy_bundle, history_times=None))
+    fresh = timeless.fresh("u0", [happened("i0", 5), happened("i7", 5)])
+    assert [event.item_id for event in fresh] == ["i7"]
+
+
+def test_an_item_that_changed_is_known_by_its_id(toy_recommender):
+    live = toy_recommender.with_live([put("i0", {"title": "Anew"}), put("n", {"title": "New"})])
+    fresh = live.fresh("u0", [happened("i0", 1000 * START), happened("n", 1000 * START), happened("i0", 5)])
+    assert [event.item_id for event in fresh] == ["n", "i0"]
+
+
+def test_what_the_log_never_names_is_taken_as_nothing_said(shop_recommender):
+    fresh = shop_recommender.fresh("u0", [happened("i3", 7, "buy"), happened("i4", 8, "wish"), happened("i5", 9)])
+    assert [event.event for event in fresh] == ["buy", None, None]
+    assert shop_recommender.recommend(user_id="u0", history=fresh).strategy == "personalised"
+
+
+# ---- several seeds, and items that do not exist
+
+
+def test_similar_to_several_is_near_the_mean_of_their_directions(recommender, bundle):
+    vectors = bundle.item_vectors.astype(np.float64)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    rows = [1, 4, 7]
+    answer = recommender.similar([bundle.item_ids.id(row) for row in rows], k=5, exclude=[bundle.item_ids.id(2)])
+    allowed = np.ones(len(vectors), dtype=bool)
+    allowed[[*rows, 2]] = False
+    check(bundle, answer, vectors @ unit[rows].mean(axis=0), allowed, 5)
+
+
+def test_seeds_that_nobody_knows_are_named(toy_recommender):
+    answer = toy_recommender.similar(["gone", "i3", "lost"], k=4)
+    assert answer.unknown_items == ["gone", "lost"]
+    assert answer.items == toy_recommender.similar("i3", k=4).items
+    with pytest.raises(UnknownItem, match=r"there is no item 'gone' or 'lost' in bundle"):
+        toy_recommender.similar(["gone", "lost"])
+
+
+def test_an_item_that_does_not_exist_is_like_those_of_its_features(toy_recommender):
+    features = {"title": "Item never taken", "parity": "odd", "tags": ["odd", "ring"]}
+    answer = toy_recommender.similar(features=features, k=5, exclude=["new"])
+    expected = toy_recommender.similar("new", k=5)  # of these features, and its id was never trained
+    assert (answer.strategy, listed(answer)) == ("similar", listed(expected))
+    assert [item.score for item in answer.items] == pytest.approx([item.score for item in expected.items], abs=1e-4)
+    with pytest.raises(RequestError, match=r"there is no feature 'partiy'; did you mean 'parity'\?"):
+        toy_recommender.similar(features={"partiy": "odd"})
+    for neither in ({}, {"items": ["i3"], "features": features}):
+        with pytest.raises(RequestError, match="give either the items to be similar to, or the features of one"):
+            toy_recommender.similar(**neither)
+
+
+# ---- rules, effort, explanations
+
+
+def test_rules_arrange_every_kind_of_answer(toy_recommender):
+    def parities(answer):
+        return [int(item.item_id[1:]) % 2 for item in answer.items if item.item_id != "new"]
+
+    rules = Rules(caps=(Cap("parity", 2),))
+    for answer in (
+        toy_recommender.recommend(user_id="u0", k=4, exclude=["new"], rules=rules),
+        toy_recommender.recommend(history=[Event("i3")], k=4, exclude=["new"], rules=rules),
+        toy_recommender.recommend(k=4, exclude=["new"], rules=rules),
+        toy_recommender.similar("i3", k=4, exclude=["new"], rules=rules),
+    ):
+        assert sorted(parities(answer)) == [0, 0, 1, 1]
+        assert answer.relaxed == ()
+    crowded = toy_recommender.recommend(user_id="u0", k=6, filter={"parity": "odd"}, rules=rules)
+    assert (len(crowded.items), crowded.relaxed) == (5, ("caps",))  # i5, i7, i9, i11 and new: all that u0 did not take
+
+
+def test_popular_items_are_arranged_by_their_popularity(toy_recommender):
+    plain = listed(toy_recommender.recommend(k=13))
+    odd = [item for item in plain if item == "new" or int(item[1:]) % 2]
+    even = [item for item in plain if item not in odd]
+    answer = toy_recommender.recommend(k=4, rules=Rules(quotas=(Quota({"parity": "odd"}, 2),)))
+    assert set(odd[:2]) <= set(listed(answer))
+    capped = toy_recommender.recommend(k=2, rules=Rules(caps=(Cap("parity", 1),)))
+    assert set(listed(capped)) == {odd[0], even[0]}
+    assert all(
+        item.score == toy_recommender.live.popularity[toy_recommender.live.row(item.item_id)] for item in answer.items
+    )
+
+
+def test_freshness_is_weighed_in_deviations_of_the_querys_scores(shop_recommender, shop_bundle):
+    day = 86_400_000
+    now = 20 * day
+    rules = Rules(freshness=Freshness("added", 2.0, 1.5))
+    added = shop_recommender.live.numbers("added")
+    lift = 1.5 * np.where(np.isnan(added), 0, 2.0 ** (-((now - added) / day) / 2.0))
+    for row in range(3):
+        query = shop_bundle.item_vectors[row]
+        scores = shop_bundle.item_vectors @ query
+        lifted = scores + scores.std() * lift
+        lifted[row] = -np.inf
+        answer = shop_recommender.similar(shop_bundle.item_ids.id(row), k=6, rules=rules, now_ms=now)
+        found = shop_bundle.item_ids.rows(listed(answer))
+        np.testing.assert_allclose(lifted[found], np.sort(lifted)[::-1][:6], atol=1e-5)
+        np.testing.assert_allclose([item.score for item in answer.items], scores[found], atol=1e-5)
+
+
+def test_a_rule_that_cannot_be_used_is_refused(toy_recommender):
+    for rules in (Rules(caps=(Cap("partiy", 1),)), Rules(quotas=(Quota({"partiy": "odd"}, 1),))):
+        for ask in (
+            lambda rules=rules: toy_recommender.recommend(rules=rules),
+            lambda rules=rules: toy_recommender.recommend(user_id="u0", rules=rules),
+            lambda rules=rules: toy_recommender.similar("i1", rules=rules),
+        ):
+            with pytest.raises(RequestError, match="partiy"):
+                ask()
+
+
+def with_dimensions(bundle, dimensions):
+    return replace(
+        bundle, manifest=replace(bundle.manifest, content=bundle.manifest.content | {"dimensions": dimensions})
+    )
+
+
+def test_less_effort_says_what_it_left_out(toy_bundle):
+    shorter = replace(
+        toy_bundle,
+        manifest=replace(toy_bundle.manifest, content={**toy_bundle.manifest.content, "dimensions": [16, 8]}),
+    )
+    recommender, diverse = Recommender(shorter), Rules(diversity=0.5)
+    graph = Recommender(replace(toy_bundle, index=build(toy_bundle.item_vectors, Hnsw())))
+
+    def degraded(effort, recommender=recommender, **asked):
+        return recommender.recommend(k=3, effort=effort, **asked).degraded
+
+    assert [degraded(effort, user_id="u0") for effort in Effort] == [(), (), ("cheaper dimension",), ("popular",)]
+    assert [degraded(effort, user_id="u0", rules=diverse) for effort in Effort] == [
+        (), ("fewer candidates",), ("fewer candidates", "cheaper dimension"), ("popular",)
+    ]  # fmt: skip
+    assert [degraded(effort) for effort in Effort] == [(), (), (), ()]  # popular in any case
+    assert [degraded(effort, graph, user_id="u0") for effort in Effort] == [
+        (), ("fewer candidates",), ("fewer candidates",), ("popular",)
+    ]  # fmt: skip
+    popular = recommender.recommend(user_id="u0", history=[Event("i7")], k=20, effort=Effort.POPULAR)
+    assert popular.strategy == "popular"
+    assert not {"i0", "i7"} & set(listed(popular))  # seen all the same
+    assert recommender.similar("i3", effort=Effort.POPULAR).strategy == "popular"
+
+
+def test_fewer_candidates_are_ordered_by_diversity_but_not_exchanged(toy_recommender):
+    rules = Rules(diversity=1.0)
+    plain = listed(toy_recommender.recommend(user_id="u3", k=4))
+    fewer = listed(toy_recommender.recommend(user_id="u3", k=4, rules=rules, effort=Effort.FEWER))
+    full = listed(toy_recommender.recommend(user_id="u3", k=4, rules=rules))
+    assert sorted(fewer) == sorted(plain)
+    assert sorted(full) != sorted(plain)
+
+
+def test_a_cheaper_dimension_scores_by_the_prefix_of_the_users_vector(toy_bundle):
+    shorter = replace(
+        toy_bundle,
+        manifest=replace(toy_bundle.manifest, content={**toy_bundle.manifest.content, "dimensions": [16, 8]}),
+    )
+    recommender = Recommender(shorter)
+    answer = recommender.recommend(user_id="u5", k=6, effort=Effort.PREFIX)
+    scores = toy_bundle.item_vectors[:, :8] @ toy_bundle.user_vectors[toy_bundle.user_ids.row("u5")][:8]
+    allowed = np.ones(len(scores), dtype=bool)
+    allowed[toy_bundle.seen(toy_bundle.user_ids.row("u5"))] = False
+    check(shorter, answer, scores, allowed, 6)
+
+
+def test_explained_items_say_where_they_stood_and_what_pulled_them_up(recommender, bundle):
+    hidden = bundle.item_ids.id(5)
+    live = recommender.with_live([put(hidden, available=False)])
+    user = 3
+    history = [Event(bundle.item_ids.id(2))]
+    for asked in ({}, {"user_id": bundle.user_ids.id(user)}, {"history": history}):
+        answer = live.recommend(k=4, explain=True, filter=FILTERS_OF_EXPLAINED[bundle.schema.items.id], **asked)
+        scores = bundle.popularity.copy()
+        if asked:
+            rows = [2] if "history" in asked else bundle.seen(user)
+            vector = bundle.user_vectors[user] if "user_id" in asked else bundle.embed_user(None, np.array([2]))
+            scores = bundle.item_vectors @ vector
+            taken = {bundle.item_ids.id(row) for row in rows}
+        scores[5] = -np.inf
+        for item in answer.items:
+            row = bundle.item_ids.row(item.item_id)
+            above = np.count_nonzero(scores > scores[row] + 1e-5) + 1
+            level = np.count_nonzero(scores > scores[row] - 1e-5)
+            assert above <= item.rank_before_rules <= level
+            if asked:
+                assert {pull.item_id for pull in item.because} <= taken
+            else:
+                assert item.because is None
+    assert all(item.because is None for item in live.recommend(user_id=bundle.user_ids.id(user)).items)
+    assert live.similar(bundle.item_ids.id(1), explain=True).items[0].rank_before_rules in (1, 2)
+
+
+FILTERS_OF_EXPLAINED = {"sku": {"parity": "odd"}, "item": {"price": {"gte": 50}}}
+
+
+def test_why_not_is_of_the_list_that_the_same_request_gets(toy_recommender):
+    listed_now = listed(toy_recommender.recommend(user_id="u0", k=3))
+    assert toy_recommender.why_not(listed_now[0], user_id="u0", k=3).in_list
+
+    def reasons(item_id, recommender=toy_recommender, **asked):
+        said = recommender.why_not(item_id, user_id="u0", k=3, **asked)
+        assert not said.in_list
+        return [reason.reason for reason in said.reasons]
+
+    assert "seen" in reasons("i0")
+    assert "seen" not in reasons("i0", include_seen=True)
+    assert reasons("nobody's") == ["unknown"]
+    assert "excluded" in reasons("i8", exclude=["i8"])
+    assert "filtered" in reasons("i8", filter={"parity": "odd"})
+    assert "seen" in reasons("i8", history=[Event("i8")])
+    assert "unavailable" in reasons("i8", toy_recommender.with_live([put("i8", available=False)]))
+    even = next(item for item in listed_now if item in {"i6", "i8", "i10"})
+    assert "rules" in reasons(even, rules=Rules(quotas=(Quota({"parity": "odd"}, 3),)))
+    for bad in ({"k": 0}, {"filter": {"partiy": 1}}, {"rules": Rules(caps=(Cap("partiy", 1),))}):
+        with pytest.raises(RequestError):
+            toy_recommender.why_not("i8", **bad)
+
+
+# ---- many at once
+
+
+@pytest.mark.parametrize("kind", [Flat(), HalfPrecision(), Hnsw()], ids=lambda kind: type(kind).__name__)
+def test_many_at_once_get_what_each_gets_alone(bundle, kind):
+    live = [put("i2", {"title": "Anew"}), put("n", {"title": "New"}), put("i4", available=False)]
+    for recommender in (
+        Recommender(replace(bundle, index=build(bundle.item_vectors, kind))),
+        Recommender(replace(bundle, index=build(bundle.item_vectors, kind))).with_live(live),
+    ):
+        rng = np.random.default_rng(4)
+        name = bundle.schema.items.features[0].name
+        queries = [
+            Query(
+                user_id=(None, "a stranger", *bundle.user_ids.ids(np.arange(12)))[rng.integers(14)],
+                history=[Event(f"i{item}", 2_000_000_000_000) for item in rng.integers(0, 14, rng.integers(0, 4) // 2)],
+                k=int(rng.integers(1, 9)),
+                exclude=[f"i{item}" for item in rng.integers(0, 14, rng.integers(0, 3))],
+                include_seen=bool(rng.random() < 0.5),
+                filter={name: {"not": "x"}} if name == "brand" and rng.random() < 0.2 else None,
+                rules=Rules(diversity=0.4) if rng.random() < 0.2 else Rules(),
+                explain=bool(rng.random() < 0.1),
+                effort=list(Effort)[rng.integers(4)] if rng.random() < 0.2 else Effort.FULL,
+            )
+            for _ in range(120)
+        ]
+        queries[7].k = 0
+        queries[9].filter = {"nothing": 1}
+        queries[11].rules = Rules(caps=(Cap("nothing", 1),))
+        together = recommender.recommend_many(queries)
+        assert len(together) == len(queries)
+        for number, (query, answer) in enumerate(zip(queries, together, strict=True)):
+            asked = {name: getattr(query, name) for name in Query.__slots__}
+            if number in (7, 9, 11):
+                assert isinstance(answer, RequestError)
+                with pytest.raises(RequestError, match=re.escape(str(answer))):
+                    recommender.recommend(**asked)
+                continue
+            alone = recommender.recommend(**asked)
+            assert isinstance(answer, Answer)
+            assert listed(answer) == listed(alone)
+            assert [item.score for item in answer.items] == pytest.approx(
+                [item.score for item in alone.items], abs=1e-5
+            )
+            assert (answer.strategy, answer.unknown_items, answer.degraded, answer.relaxed) == (
+                alone.strategy, alone.unknown_items, alone.degraded, alone.relaxed
+            )  # fmt: skip
+    assert recommender.recommend_many([]) == []
+
+
+def test_stages_say_where_the_time_went(toy_recommender):
+    def stages(**asked):
+        return [name for name, seconds in toy_recommender.recommend(**asked).stages if seconds >= 0]
+
+    assert stages(user_id="u0") == ["search", "read"]
+    assert stages(history=[Event("i3")]) == ["tower", "search", "read"]
+    assert stages(user_id="u0", rules=Rules(diversity=0.5)) == ["rules", "read"]

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import multiprocessing
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -234,7 +235,10 @@ class _Running:
         if status != 200:
             with contextlib.suppress(ValueError):
                 body = str(json.loads(body).get("detail", "")).encode()
-            self._noted.faults[f"{status}: {body.decode(errors='replace')}"[:80]] += 1
+            said = re.sub(
+                r"\d{3,}|/v1/\S+", "…", body.decode(errors="replace")
+            )  # else each request is a fault of its own
+            self._noted.faults[f"{status}: {said}"[:80]] += 1
         elif (place := self._places.get(request)) is None:
             event = json.loads(request.partition(b"\r\n\r\n")[2])
             self._noted.accepted.append((event["user_id"], event["event_id"]))

@@ -4,6 +4,7 @@ import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,6 +118,86 @@ def test_a_filter_never_starves(index: Index, share: float, num_queries: int) ->
     assert all(len(set(row)) == 10 for row in rows.tolist())
     true = Exact(VECTORS).search(queries, 10, eligible=eligible, exclude=exclude)[1]
     assert overlap(rows, true) >= 0.9
+
+
+@pytest.fixture(scope="module")
+def graph() -> Index:
+    """Whose every item is reached, so that whatever is not found was left out by the search."""
+    raw = faiss.IndexHNSWFlat(DIMENSION, 16, faiss.METRIC_INNER_PRODUCT)
+    raw.keep_max_size_level0 = True
+    raw.add(VECTORS)
+    raw.hnsw.efSearch = 64
+    return Index(raw)
+
+
+@pytest.fixture(params=[1 / 200, 1 / 8, 1.0], ids=["scans", "walks twice", "walks"])
+def candidates(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
+    """How large a share of the items a graph may look at before all of them are."""
+    monkeypatch.setattr("recsys.index.search.CANDIDATES_HNSW", request.param)
+    return request.param
+
+
+def far_from(query: np.ndarray) -> np.ndarray:
+    """The half of the items that lies farthest: all that a walk comes by at first fails such a filter."""
+    scores = VECTORS @ query
+    return scores < np.median(scores)
+
+
+@pytest.mark.parametrize("k", [1, 10, 300])
+def test_a_filter_that_all_near_items_fail_leaves_a_graph_its_recall(graph: Index, candidates: float, k: int) -> None:
+    for query in QUERIES[:10]:
+        eligible = far_from(query)
+        scores, rows = graph.search(query[None], k, eligible=eligible)
+        true_scores, true = Exact(VECTORS).search(query[None], k, eligible=eligible)
+        assert eligible[rows].all()
+        assert overlap(rows, true) >= 0.99
+        np.testing.assert_allclose(scores[0, 0], true_scores[0, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.4])
+def test_a_graph_under_filters_and_exclusions_is_the_twin(graph: Index, candidates: float, share: float) -> None:
+    eligible = np.random.default_rng(3).random(NUM_ITEMS) < share
+    exclude = Exact(VECTORS).search(QUERIES[:1], 100)[1][0]
+    found = graph.search(QUERIES, 10, eligible=eligible, exclude=exclude)
+    true = Exact(VECTORS).search(QUERIES, 10, eligible=eligible, exclude=exclude)
+    assert overlap(found[1], true[1]) >= 0.99
+    assert (np.diff(found[0], axis=1) <= 0).all()
+    assert eligible[found[1]].all()
+    assert not np.isin(found[1], exclude).any()
+    for some, at in ((exclude, None), (None, eligible)):
+        found, true = (one.search(QUERIES, 10, eligible=at, exclude=some) for one in (graph, Exact(VECTORS)))
+        assert overlap(found[1], true[1]) >= 0.99
+
+
+def test_queries_of_one_call_are_starved_each_for_itself(graph: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of them stand among what passes, half far from it; only those are scored against every item."""
+    eligible = far_from(QUERIES[0])
+    scanned: list[np.ndarray] = []
+    plain = Index._scanned
+
+    def noted(self: Index, query: np.ndarray, *rest: Any) -> tuple[np.ndarray, np.ndarray]:
+        scanned.extend(query)
+        return plain(self, query, *rest)
+
+    monkeypatch.setattr("recsys.index.search.CANDIDATES_HNSW", 1 / 16)
+    monkeypatch.setattr(Index, "_scanned", noted)
+    queries = np.concatenate([QUERIES[:1], -QUERIES[:1]])
+    rows = graph.search(queries, 10, eligible=eligible)[1]
+    assert overlap(rows, Exact(VECTORS).search(queries, 10, eligible=eligible)[1]) >= 0.99
+    np.testing.assert_array_equal(scanned, QUERIES[:1])
+
+
+def test_ties_of_a_walk_come_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys.index.search.CANDIDATES_HNSW", 1.0)
+    monkeypatch.setattr("recsys.index.search.GATHERED_ITEMS_HNSW", 0)
+    raw = faiss.IndexHNSWFlat(4, 16, faiss.METRIC_INNER_PRODUCT)
+    raw.keep_max_size_level0 = True
+    raw.add(np.repeat(np.eye(4, dtype=np.float32), 10, axis=0))
+    raw.hnsw.efSearch = 40
+    eligible = np.arange(40) % 2 == 0
+    scores, rows = Index(raw).search(np.array([[4, 3, 2, 1]], dtype=np.float32), 12, eligible=eligible)
+    assert rows.tolist() == [list(range(0, 24, 2))]
+    assert scores.tolist() == [[4.0] * 5 + [3.0] * 5 + [2.0] * 2]
 
 
 def test_what_lies_nearest_can_be_excluded(index: Index) -> None:

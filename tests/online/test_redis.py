@@ -99,6 +99,15 @@ def test_nobody_waits_for_a_redis_that_keeps_silent_but_one_who_tries(servers, o
     store._try_at = 0.0
     assert run(store.events_of("anna", 1)) == [event(1)]
     assert run(ask()) == [[event(1)]] * 9
+    server.stop()  # under more requests than are sent at a time: those not sent yet do not wait
+
+    async def ask_many():
+        return await asyncio.gather(*(store.events_of("anna", 1) for _ in range(1_500)), return_exceptions=True)
+
+    said = [str(error) for error in run(ask_many())]
+    assert sum("does not answer" in error for error in said) <= 4 * 256
+    assert sum("kept silent" in error for error in said) >= 1_500 - 4 * 256
+    server.go_on()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import redis
+import yaml
 from jsonargparse import ArgumentParser
 
 from recsys.data.chained import Chained
@@ -175,40 +176,13 @@ def test_two_nights_make_one_dataset_of_all_events(store, address, run, tmp_path
     assert told(whole) == told(both)
 
 
-def test_a_configuration_chains_the_companys_log_and_the_events(tmp_path, store, address, run):
-    """The log has names and times of its own; ids are integers in both."""
+def test_the_configuration_of_the_documentation_chains_the_companys_log_and_the_events(tmp_path, store, address, run):
+    """The log has names and times of its own."""
     (tmp_path / "log.csv").write_text("customer,sku,at,action\n7,10,1970-01-01 00:00:01,view\n")
-    config = {
-        "tables": {
-            "class_path": "recsys.data.sources.Tables",
-            "init_args": {
-                "schema": {
-                    "interactions": {
-                        "user": "customer", "item": "sku", "time": "at", "event": "action", "unit": "iso",
-                        "user_type": "integer", "item_type": "integer",
-                    }
-                },
-                "interactions": {
-                    "class_path": "recsys.data.chained.Chained",
-                    "init_args": {
-                        "sources": [
-                            {"class_path": "recsys.data.sources.Csv", "init_args": {"path": str(tmp_path / "log.csv")}},
-                            {
-                                "class_path": "recsys.online.source.Events",
-                                "init_args": {
-                                    "address": address,
-                                    "names": {
-                                        "user_id": "customer", "item_id": "sku", "timestamp": "at", "event": "action"
-                                    },
-                                    "unsaid": "view",
-                                },
-                            },
-                        ]
-                    },
-                },
-            },
-        }
-    }  # fmt: skip
+    text = (ROOT / "docs" / "online.md").read_text()
+    config = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
+    log, events = config["tables"]["init_args"]["interactions"]["init_args"]["sources"]
+    log["init_args"]["path"], events["init_args"]["address"] = str(tmp_path / "log.csv"), address
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--tables", type=Tables)
     tables = parser.instantiate(parser.parse_object(config)).tables
@@ -216,14 +190,17 @@ def test_a_configuration_chains_the_companys_log_and_the_events(tmp_path, store,
     run(store.add_events([event(2, "7", "11", None)]))
     one = snapshot(tables, tmp_path / "snapshot-1")
     base = prepare(kept(tmp_path / "snapshot-1"), tmp_path / "1")
-    assert told(base) == {7: [(1, 10, "view"), (2, 11, "view")]}
+    assert told(base) == {"7": [(1, "10", "view"), (2, "11", "view")]}
     run(store.add_events([event(3, "8", "10", "buy")]))
     with open(tmp_path / "log.csv", "a") as file:
         file.write("7,12,1970-01-01 00:00:04,buy\n")
     two = snapshot(tables, tmp_path / "snapshot-2", since=json.loads(json.dumps(one.content["mark"])))
     assert (two.content["whole"], two.content["interactions"]) == (None, 2)
     both = prepare(kept(tmp_path / "snapshot-2"), tmp_path / "2", base=base.path)
-    assert told(both) == {7: [(1, 10, "view"), (2, 11, "view"), (4, 12, "buy")], 8: [(3, 10, "buy")]}
+    assert told(both) == {
+        "7": [(1, "10", "view"), (2, "11", "view"), (4, "12", "buy")],
+        "8": [(3, "10", "buy")],
+    }
 
 
 def test_a_large_store_is_read_in_parts(store, address, run, monkeypatch):

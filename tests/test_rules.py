@@ -152,6 +152,16 @@ def test_an_empty_catalogue_has_no_list():
     assert (made.rows.tolist(), made.relaxed) == ([], ("quotas[0]",))
 
 
+def test_equal_scores_keep_the_order_of_rows_however_they_were_found():
+    # The quotas' own search finds 7 and 8; when only one of "a" may follow, the search of all has not come to 6.
+    items = [{"vector": [1.0, 0.0], "brand": brand} for brand in ["a"] * 6 + ["b", "ours", "ours"]]
+    rules = Rules(caps=(Cap("brand", 1), Cap("brand", 2)), quotas=(Quota({"brand": "ours"}, 1),) * 3)
+    assert arranged(Toy(items), 3, rules) == ([7, 0, 6], ())
+    rules = Rules(caps=(Cap("tags", 1),), quotas=(Quota({"brand": "ours"}, 1),) * 3)
+    tagged = [{**item, "tags": ["x"]} if item["brand"] == "a" else item for item in items]
+    assert arranged(Toy(tagged), 3, rules) == ([7, 0, 6], ())
+
+
 def deep(brand_of, num_items=40_000):
     """Many items of falling scores; the brand of each."""
     items = [{"vector": [1 - row / num_items, 0.0], "brand": brand_of(row)} for row in range(num_items)]

@@ -15,6 +15,7 @@ from recsys.rules.said import RuleError, Rules
 
 # Until here a deeper search that passes over capped items costs less than a mask over all items that leaves them out.
 _SEARCHED_PLAINLY = 1_000
+_LEARNED_AT_FIRST = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,8 @@ class _Arrangement:
         self._due = Reach(candidates, depth)  # and what meets a quota that is not met
         self._picks: list[int] = []
         self._picked = np.zeros(0, dtype=bool)  # of each candidate
-        self._over = np.zeros(0, dtype=bool)  # of each candidate: a cap passes over it
+        self._over = np.zeros(0, dtype=bool)  # of each candidate: as far as it is known, a cap passes over it
+        self._known = np.zeros(0, dtype=bool)  # of each candidate: caps have learned of it
         self._mmr = self._pool(pool, diversity) if diversity and pool > 0 else None
 
     def made(self) -> Arranged:
@@ -133,6 +135,10 @@ class _Arrangement:
         while True:
             ranked = self._ranked(self._are_open(due))
             bound = max(self._all.bound, self._open.bound, self._due.bound if due else NOWHERE)
+            if len(ranked) and not self._known[ranked[0]]:
+                # Few at first, since most of what is found is never looked at; then twice as many as before.
+                self._learn(ranked[: max(_LEARNED_AT_FIRST, int(np.count_nonzero(self._known)))])
+                continue
             if len(ranked) and self._found.place(ranked[0]) <= bound:
                 return int(ranked[0])
             if bound == END:
@@ -159,6 +165,7 @@ class _Arrangement:
             self._search(self._all, self._eligible, self._wanted(first, size))
         if not len(first):
             return None
+        self._learn(first)
         return Diverse(first, self._found.lifted[first], self._catalogue.vectors(self._found.rows[first]), diversity)
 
     def _search_open(self, due: list[CountedQuota], wanted: float) -> None:
@@ -175,13 +182,18 @@ class _Arrangement:
         self._search(self._due if due else self._open, among, wanted)
 
     def _search(self, reach: Reach, among: np.ndarray | None, wanted: float) -> None:
-        known = len(self._found.rows)
         reach.deepen(among, wanted)
-        new = self._found.rows[known:]
-        self._picked = np.concatenate([self._picked, np.zeros(len(new), dtype=bool)])
-        self._over = np.concatenate([self._over, np.zeros(len(new), dtype=bool)])
+        new = np.zeros(len(self._found.rows) - len(self._picked), dtype=bool)
+        self._picked = np.concatenate([self._picked, new])
+        self._over = np.concatenate([self._over, new])
+        self._known = np.concatenate([self._known, new if self._caps else ~new])
+
+    def _learn(self, candidates: np.ndarray) -> None:
+        """Lets caps learn of candidates."""
+        new = candidates[~self._known[candidates]]
+        self._known[new] = True
         for cap in self._caps:
-            self._over[cap.add(new)] = True
+            self._over[cap.learn(new.tolist(), self._found.rows[new])] = True
 
     def _pick(self, at: int) -> None:
         self._picks.append(at)

@@ -33,21 +33,20 @@ class CountedCap:
     def __init__(self, catalogue: Arrangeable, cap: Cap) -> None:
         self._catalogue = catalogue
         self._cap = cap
-        self._words: list[frozenset[str]] = []  # of each candidate
+        self._words: dict[int, frozenset[str]] = {}  # of each candidate that was learned of
         self._holders: dict[str, list[int]] = {}  # the candidates that have a word
         self._picked: dict[str, int] = {}
 
-    def add(self, rows: np.ndarray) -> list[int]:
-        """Learns of candidates; returns the positions of those that are over the cap already."""
-        start = len(self._words)
-        self._words += map(frozenset, self._catalogue.values(self._cap.attribute, rows))
-        for at in range(start, len(self._words)):
+    def learn(self, candidates: list[int], rows: np.ndarray) -> list[int]:
+        """Reads what some candidates have, rows int [n]; returns those that are over the cap already."""
+        for at, words in zip(candidates, self._catalogue.values(self._cap.attribute, rows), strict=True):
+            self._words[at] = frozenset(words)
             for word in self._words[at]:
                 self._holders.setdefault(word, []).append(at)
-        return [at for at in range(start, len(self._words)) if any(map(self._is_full, self._words[at]))]
+        return [at for at in candidates if any(map(self._is_full, self._words[at]))]
 
     def count(self, at: int) -> list[int]:
-        """Learns that a candidate was picked; returns the positions of all that are over the cap now."""
+        """Counts a candidate that was picked, and learned of before; returns all that are over the cap now."""
         for word in self._words[at]:
             self._picked[word] = self._picked.get(word, 0) + 1
         return [other for word in self._words[at] if self._is_full(word) for other in self._holders[word]]

@@ -221,8 +221,8 @@ def _connected(path: str) -> socket.socket:
 def _encoded(at: float, level: str, fields: dict[str, Any]) -> bytes:
     said: dict[str, Any] = {"time": datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds"), "level": level}
     said.update((name, _bounded(name, value)) for name, value in fields.items() if value is not None)
-    # ASCII throughout: json escapes control characters and whatever could turn a terminal's writing around, but not 7f.
-    return json.dumps(said, default=lambda value: _bounded("", str(value))).replace("\x7f", "\\u007f").encode() + b"\n"
+    # ASCII throughout: json escapes control characters and whatever else moves a terminal's cursor.
+    return json.dumps(said, default=lambda value: _bounded("", str(value))).encode() + b"\n"
 
 
 def _bounded(name: str, value: Any) -> Any:

@@ -160,8 +160,8 @@ class Metrics:
             self._counts[REPLICAS.name] = {bundle_id: 1}
             self._counts[CREATED.name] = {(): created_ms / 1000}
 
-    def swap(self, outcome: str, seconds: float) -> None:
-        """Another bundle was tried, and what became of it."""
+    def swap(self, outcome: Literal["swapped", "failed", "unasked"], seconds: float) -> None:
+        """Another bundle is served, could not be opened, or the registry could not be asked which one is live."""
         self._count(SWAPS, outcome)
         self._time(SWAP, (), seconds)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import subprocess
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -55,7 +56,7 @@ def say_something(of: Metrics) -> None:
     of.stage("search", 0.0002)
     of.degraded("fewer")
     of.bundle("b1", 1_000_500)
-    of.swap("done", 3.0)
+    of.swap("swapped", 3.0)
     of.store("add_events", 0.004, False)
     of.store("add_events", 7.0, True)
     of.events(3, 1)
@@ -78,7 +79,7 @@ def test_everything_said_is_shown(make: Callable[..., Metrics]) -> None:
     assert said["recsys_degraded_total", "fewer"] == 1
     assert said["recsys_replicas", "b1"] == said["recsys_bundle_info", "b1"] == 1
     assert said["recsys_bundle_created_seconds",] == 1000.5
-    assert said["recsys_swaps_total", "done"] == said["recsys_swap_seconds_count",] == 1
+    assert said["recsys_swaps_total", "swapped"] == said["recsys_swap_seconds_count",] == 1
     assert said["recsys_online_store_seconds_count", "add_events"] == 2
     assert said["recsys_online_store_failures_total", "add_events"] == 1
     assert (said["recsys_events_total", "accepted"], said["recsys_events_total", "duplicate"]) == (3, 1)
@@ -296,13 +297,14 @@ def test_a_process_is_known_by_its_number_and_its_beginning() -> None:
     assert alive(identity(os.getpid()))
     assert not alive(f"{os.getpid()}-1"), "an earlier process of the same number"
     assert not alive("gone")
-    ended = os.fork()
-    if not ended:
-        os._exit(0)
-    name = f"{ended}-1"
-    os.waitid(os.P_PID, ended, os.WEXITED | os.WNOWAIT)
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    name = identity(child.pid)
+    assert alive(name)
+    child.stdin.close()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert not alive(name), "ended, and nobody asked yet how"
-    os.waitpid(ended, 0)
+    child.wait()
+    assert not alive(name)
 
 
 def test_one_process_of_a_node_answers_scrapes_and_another_takes_over(make: Callable[..., Metrics]) -> None:

@@ -110,7 +110,7 @@ def test_freshness_lifts_by_the_spread_and_halves():
             {"vector": [1.0, 0]},
             {"vector": [0.5, 0], "added": NOW},  # + 1
             {"vector": [0.75, 0], "added": NOW - 7 * DAY_MS},  # + 0.5
-            {"vector": [0.5, 0], "added": NOW + DAY_MS},  # + 1: it is yet to come
+            {"vector": [0.5, 0], "added": NOW + 99 * DAY_MS},  # + 1: it is yet to come
             {"vector": [0.75, 0], "added": NOW - 14 * DAY_MS},  # + 0.25: as good as the first
         ]
     )

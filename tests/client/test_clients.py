@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pickle
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 
 from recsys.client import Answer, AsyncClient, Client, Fault, RecommendationError, Unavailable
@@ -25,6 +27,26 @@ def test_threads_share_a_client_and_its_few_connections() -> None:
             assert list(pool.map(lambda user: client.recommend(user_id=user), range(40))) == [READ] * 40
         assert len(server.asked) == 40
         assert server.connections <= 2
+
+
+def test_threads_wait_before_the_pool_and_never_in_it() -> None:
+    """Where they wait in it, it can close a connection that one of them works with (httpcore 1.0.9)."""
+
+    class Crowd(httpx.BaseTransport):
+        def __init__(self) -> None:
+            self.third = threading.Barrier(3)
+            self.crowded = False
+
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                self.third.wait(0.2)
+                self.crowded = True
+            return httpx.Response(200, json=ANSWER)
+
+    crowd = Crowd()
+    with Client("http://shop", connections=2, timeout_s=20, transport=crowd) as client, ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(lambda user: client.recommend(user_id=user), range(6))) == [READ] * 6
+    assert not crowd.crowded
 
 
 def test_tasks_share_a_client_and_its_few_connections() -> None:

@@ -162,6 +162,13 @@ def test_equal_scores_keep_the_order_of_rows_however_they_were_found():
     assert arranged(Toy(tagged), 3, rules) == ([7, 0, 6], ())
 
 
+def test_what_fills_a_list_may_be_found_after_everything_that_caps_allow(monkeypatch):
+    monkeypatch.setattr("recsys.rules.arranging._SEARCHED_PLAINLY", 0)
+    catalogue = toy(*[{"brand": "a"}] * 40, {"brand": "a", "added": NOW})
+    rules = Rules(caps=(Cap("brand", 0),), freshness=Freshness("added", 1, 1))
+    assert arranged(catalogue, 3, rules) == ([40, 0, 1], ("caps",))
+
+
 def deep(brand_of, num_items=40_000):
     """Many items of falling scores; the brand of each."""
     items = [{"vector": [1 - row / num_items, 0.0], "brand": brand_of(row)} for row in range(num_items)]

@@ -191,11 +191,14 @@ class _Arrangement:
     def _learn(self, candidates: np.ndarray) -> None:
         """Lets caps learn of candidates."""
         new = candidates[~self._known[candidates]]
+        if not len(new):
+            return
         self._known[new] = True
         for cap in self._caps:
             self._over[cap.learn(new.tolist(), self._found.rows[new])] = True
 
     def _pick(self, at: int) -> None:
+        self._learn(np.array([at]))  # where no cap was asked: what only fills the list
         self._picks.append(at)
         self._picked[at] = True
         row = self._found.rows[at]

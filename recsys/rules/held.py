@@ -81,15 +81,15 @@ class Diverse:
         self._relevance = (1 - diversity) * ((lifted - lifted.min()) / span if span else np.zeros(len(pool)))
         self._directions = _directions(vectors)
         self._diversity = diversity
-        self._nearest = np.full(len(pool), -np.inf)  # the highest cosine with what was picked
-        self._picked = False
+        # The highest cosine with what was picked; before anything was, all are worth the same, and the first is taken.
+        self._nearest = np.full(len(pool), -np.inf)
 
     def best(self, open_: np.ndarray) -> int | None:
         """The position to pick among candidates that are open, bool [n]; None if none of the pool is."""
         usable = open_[self.pool]
         if not usable.any():
             return None
-        value = self._relevance - self._diversity * self._nearest if self._picked else self._relevance
+        value = self._relevance - self._diversity * self._nearest
         return int(self.pool[np.where(usable, value, -np.inf).argmax()])
 
     def count(self, vector: np.ndarray) -> None:
@@ -97,7 +97,6 @@ class Diverse:
         # Not BLAS, which spreads over cores and sums a row differently by where it stands.
         cosines = np.einsum("nd,d->n", self._directions, _directions(vector[None])[0])
         np.maximum(self._nearest, np.rint(cosines * _COSINE_STEPS) / _COSINE_STEPS, out=self._nearest)
-        self._picked = True
 
 
 def _directions(vectors: np.ndarray) -> np.ndarray:

@@ -38,7 +38,8 @@ class LiveCatalogue:
     - Features that were PUT are dropped where the bundle's own features of that item are equal to them; and where the
       bundle knows the item and its data was read more than `put_holds_ms` after the PUT, since by then the company's
       tables should say what they say. The moment taken for that is the manifest's `created`, when the bundle was
-      written: its data was read some hours earlier, which `put_holds_ms` has to allow for.
+      written: its data was read some hours earlier, which `put_holds_ms` has to allow for. The moment of the PUT is
+      that of the newest word on the item, even if that was about availability alone.
     - `available: false` holds as long as the bundle knows the item, until somebody PUTs it as available again; and so
       do the features of an item that no bundle knows.
 

@@ -15,7 +15,7 @@ from recsys.attributes import Attributes
 from recsys.data.schema import Feature, Schema
 from recsys.data.values import FEATURE_TYPES, to_feature
 from recsys.ids import IdMap
-from recsys.index.build import Flat, HalfPrecision, Hnsw, build, kind_of
+from recsys.index.build import Flat, HalfPrecision, Hnsw, Ivf, IvfPq, build, kind_of
 from recsys.live import FeatureError, LiveCatalogue, checked_features
 from recsys.live_features import table_of
 from recsys.model.embed import Catalogue
@@ -298,6 +298,11 @@ def test_a_prefix_is_searched_as_training_cut_it(bundle):
     assert graph.derived.prefix is None  # a graph is cheaper than a scan of a prefix
     assert (graph.derived.hasty_index._effort, graph.bundle.index._effort) == (48, 96)
     assert kind_of(graph.bundle.index) == Hnsw()
+    for kind in (Ivf(lists=2, probed_share=1.0), IvfPq(lists=2, probed_share=1.0, reranked=8)):
+        index = build(np.tile(bundle.item_vectors, (8, 1)), kind)
+        hasty = LiveCatalogue(replace(bundle, manifest=manifest, index=index)).derived.hasty_index
+        assert (hasty._effort, hasty._reranked) == (index._effort / 2, max(1, index._reranked // 2))
+        assert vars(kind_of(index))["probed_share"] == 1.0
     assert catalogue.derived.hasty_index is None
     assert LiveCatalogue(bundle).derived.prefix is None  # nothing shorter was trained
 

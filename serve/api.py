@@ -1,29 +1,42 @@
-"""The FastAPI application: the documentation of every route, and the routes that carry no load."""
+"""The FastAPI application: the documentation of every route, and the routes that are no operations."""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Annotated, Any
 
-import orjson
 from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
 
 import recsys
-from recsys.recommender import Answer
 
+from .answers import (
+    JSON_TYPE,
+    Accepted,
+    AnswerBody,
+    BatchAnswerBody,
+    BundleBody,
+    ItemState,
+    Problem,
+    State,
+    WhyNotAnswer,
+    encode,
+)
+from .observer import Observer
 from .problems import PROBLEM_TYPE, Refusal, refusal_of
-from .schemas import JSON_TYPE, AnswerBody, BundleBody, Problem, State, bounded, encode
+from .schemas import bounded
 from .service import Service
 
 DESCRIPTION = """Recommendations from a sealed bundle of embeddings. Every answer names the bundle that gave it;
 every error is an RFC 9457 problem that says what to change. An id that holds a `/` is written with `%2F`."""
 
 
-def documented(service: Service) -> FastAPI:
+def documented(service: Service, observer: Observer) -> FastAPI:
     """The application that serves documentation, health and the bundle, and declares the hot routes beside them."""
     models = bounded(service.limits)
     api = FastAPI(
@@ -36,18 +49,38 @@ def documented(service: Service) -> FastAPI:
     )
     user_id = Annotated[str, Path(description="the user's id")]
     item_id = Annotated[str, Path(description="the item's id")]
+    posted = (400, 408, 413, 422, 503)
     api.get("/v1/users/{user_id:path}/recommendations", **_answers(AnswerBody, 404, 422, 503))(
         _endpoint(service.for_user, user_id=user_id, query=Annotated[models.user, Query()])
     )
-    api.post("/v1/recommendations", **_answers(AnswerBody, 400, 408, 413, 422, 503))(
-        _endpoint(service.for_request, body=models.body)
+    api.post("/v1/recommendations", **_answers(AnswerBody, *posted))(_endpoint(service.for_request, body=models.body))
+    api.post("/v1/recommendations:batch", **_answers(BatchAnswerBody, *posted))(
+        _endpoint(service.for_batch, body=models.batch)
     )
     api.get("/v1/items/{item_id:path}/similar", **_answers(AnswerBody, 404, 422, 503))(
         _endpoint(service.similar_to, item_id=item_id, query=Annotated[models.similar, Query()])
     )
+    api.post("/v1/similar", **_answers(AnswerBody, 404, *posted))(
+        _endpoint(service.similar_to_these, body=models.similar_body)
+    )
+    api.post("/v1/why-not", **_answers(WhyNotAnswer, *posted))(_endpoint(service.why_not, body=models.why_not))
+    api.post("/v1/events", **_answers(Accepted, *posted, 501))(_endpoint(service.take_events, body=models.events))
+    api.put("/v1/items/{item_id:path}", **_answers(ItemState, 404, *posted, 501))(
+        _endpoint(service.put_item, item_id=item_id, body=models.item)
+    )
+    api.delete("/v1/items/{item_id:path}", **_answers(ItemState, 404, 422, 501, 503))(
+        _endpoint(service.delete_item, item_id=item_id)
+    )
     api.get("/v1/bundle", **_answers(BundleBody, 503))(_endpoint(service.about_bundle))
     api.get("/healthz", **_answers(State))(_endpoint(service.up))
     api.get("/readyz", **_answers(State, 503))(_endpoint(service.ready))
+
+    @api.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """What is counted, as Prometheus reads it."""
+        text, kind = await asyncio.to_thread(observer.metrics)  # it reads files
+        return Response(text, media_type=kind)
+
     api.add_exception_handler(HTTPException, _on_http)
     api.openapi = lambda: _openapi(api)  # type: ignore[method-assign]
     return api
@@ -61,7 +94,7 @@ def _endpoint(operation: Callable[..., Awaitable[Any]], **parameters: Any) -> Ca
             said = await operation(**given)
         except Exception as error:
             return _problem(request, refusal_of(error, request.scope["request_id"]))
-        return Response(encode(said) if isinstance(said, Answer) else orjson.dumps(said), media_type=JSON_TYPE)
+        return Response(encode(said), media_type=JSON_TYPE)
 
     named = {"request": Request, **parameters}
     endpoint.__name__ = operation.__name__
@@ -78,7 +111,7 @@ def _answers(model: Any, *problems: int) -> dict[str, Any]:
         "response_model": model,
         "responses": {
             status: {"description": HTTPStatus(status).phrase, "content": {PROBLEM_TYPE: problem}}
-            for status in problems
+            for status in sorted({401, 403, 429, *problems})
         },
     }
 
@@ -105,5 +138,7 @@ def _openapi(api: FastAPI) -> dict[str, Any]:
         schemas = said["components"]["schemas"]
         schemas.update(problem.pop("$defs"))
         schemas["Problem"] = problem
+        said["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        said["security"] = [{"key": []}, {}]  # the second where no keys are asked for
         api.openapi_schema = said
     return api.openapi_schema

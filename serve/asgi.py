@@ -1,28 +1,31 @@
-"""The ASGI application: three hot routes answered directly, everything else, and all documentation, by FastAPI.
+"""The ASGI application: every operation answered directly, documentation and the rest by FastAPI.
 
-FastAPI's own way from socket to function costs several times what a recommendation does, so the three routes that carry
-the load are parsed here, by the same models and methods that FastAPI documents; a test runs both and compares.
+FastAPI's own way from socket to function costs several times what a recommendation does, so operations are parsed here,
+by the same models and methods that FastAPI documents; a test runs both and compares.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, MutableMapping
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from recsys.recommender import Answer
-
+from .answers import JSON_TYPE, Batch, encode
 from .api import documented
+from .guard import Caller, Guard
+from .observer import Observer
 from .problems import PROBLEM_TYPE, Refusal, refusal_of, request_id_of
-from .schemas import JSON_TYPE, bounded, encode
+from .schemas import Limits, RequestModels, bounded
 from .service import Service
 
 USERS, ITEMS, RECOMMENDATIONS, SIMILAR = "/v1/users/", "/v1/items/", "/recommendations", "/similar"
 MAX_PARAMETERS = 16
+Operation = Callable[[RequestModels, Limits], Awaitable[Any]]
 
 
 class Application:
@@ -30,29 +33,56 @@ class Application:
 
     Args:
         service: what answers.
+        guard: who may ask what; everybody everything, if left out.
+        observer: told of every answer.
         sends_request_id: whether to put X-Request-ID on answers; off where the server around us does.
     """
 
-    def __init__(self, service: Service, *, sends_request_id: bool = True) -> None:
+    def __init__(
+        self,
+        service: Service,
+        *,
+        guard: Guard | None = None,
+        observer: Observer | None = None,
+        sends_request_id: bool = True,
+    ) -> None:
         self._service = service
-        self._api = documented(service)
-        self._models = bounded(service.limits)
+        self._guard = guard or Guard(None, service.limits)
+        self._observer = observer or Observer()
+        self._api = documented(service, self._observer)
         self._sends_request_id = sends_request_id
+        self._posts: dict[str, tuple[str, Callable[[Any], Awaitable[Any]]]] = {
+            "/v1/recommendations": ("body", service.for_request),
+            "/v1/recommendations:batch": ("batch", service.for_batch),
+            "/v1/similar": ("similar_body", service.similar_to_these),
+            "/v1/why-not": ("why_not", service.why_not),
+            "/v1/events": ("events", service.take_events),
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         if scope["type"] != "http":
             await self._api(scope, receive, send)
             return
+        began = time.perf_counter()
         request_id = request_id_of(scope["headers"])
         scope["request_id"] = request_id
-        answering = self._hot(scope, receive)
-        if answering is None:
-            await self._api(scope, receive, self._with_request_id(send, request_id))
-            return
-        headers = []
+        method, path = scope["method"], scope["path"]
+        route, operation = self._operation(method, path, scope, receive)
+        span = self._observer.asked(method, scope["headers"])
+        caller: Caller | None = None
+        said: Any = None
+        headers: list[tuple[bytes, bytes]] = []
         try:
-            status, kind, body = 200, JSON_TYPE, encode(await answering)
+            caller = self._guard.allow(method, path, scope["headers"])
+            if operation is None:
+                status = await self._by_api(scope, receive, send, request_id)
+                self._observer.answered(route, status, None, time.perf_counter() - began, request_id, caller, span)
+                return
+            said = await operation(bounded(caller.limits), caller.limits)
+            if isinstance(said, Batch):
+                self._guard.charge(caller, len(said.answers) - 1)
+            status, kind, body = 200, JSON_TYPE, encode(said)
         except Exception as error:
             refusal = refusal_of(error, request_id)
             status, kind, body = refusal.status, PROBLEM_TYPE, refusal.document(request_id)
@@ -62,57 +92,80 @@ class Application:
             headers.append((b"x-request-id", request_id.encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+        self._observer.answered(route, status, said, time.perf_counter() - began, request_id, caller, span)
 
-    def _hot(self, scope: Scope, receive: Receive) -> Awaitable[Answer] | None:
-        path, method = scope["path"], scope["method"]
+    def _operation(self, method: str, path: str, scope: Scope, receive: Receive) -> tuple[str, Operation | None]:
+        """The route as documented, and what it does; None where FastAPI does it."""
+        service = self._service
         if method == "GET":
             if path.startswith(USERS) and path.endswith(RECOMMENDATIONS):
-                return self._for_user(path[len(USERS) : -len(RECOMMENDATIONS)], scope["query_string"])
+                user_id = path[len(USERS) : -len(RECOMMENDATIONS)]
+                return "/v1/users/{user_id}/recommendations", lambda models, _: service.for_user(
+                    _named("user", user_id), models.user.model_validate(_parameters(scope["query_string"]))
+                )
             if path.startswith(ITEMS) and path.endswith(SIMILAR):
-                return self._similar_to(path[len(ITEMS) : -len(SIMILAR)], scope["query_string"])
-        elif method == "POST" and path == "/v1/recommendations":
-            return self._for_body(scope, receive)
-        return None
+                item_id = path[len(ITEMS) : -len(SIMILAR)]
+                return "/v1/items/{item_id}/similar", lambda models, _: service.similar_to(
+                    _named("item", item_id), models.similar.model_validate(_parameters(scope["query_string"]))
+                )
+        elif method == "POST" and path in self._posts:
+            name, work = self._posts[path]
 
-    async def _for_user(self, user_id: str, query: bytes) -> Answer:
-        return await self._service.for_user(
-            _named("user", user_id), self._models.user.model_validate(_parameters(query))
-        )
+            async def posted(models: RequestModels, limits: Limits) -> Any:
+                said = await _json_of(scope, receive, limits, service.timeout_s)
+                return await work(getattr(models, name).model_validate(said))
 
-    async def _similar_to(self, item_id: str, query: bytes) -> Answer:
-        asked = self._models.similar.model_validate(_parameters(query))
-        return await self._service.similar_to(_named("item", item_id), asked)
+            return path, posted
+        elif method in ("PUT", "DELETE") and path.startswith(ITEMS) and path.endswith(SIMILAR):
 
-    async def _for_body(self, scope: Scope, receive: Receive) -> Answer:
-        if scope["query_string"]:
-            raise Refusal(422, "POST takes everything in its body; put the parameters there")
-        said = parse_body(await read_body(scope, receive, self._service))
-        return await self._service.for_request(self._models.body.model_validate(said))
+            async def refused(*_: Any) -> Any:  # else an item of that name would come of it
+                raise Refusal(405, f"{method} is not allowed here; use GET", headers={"Allow": "GET"})
 
-    def _with_request_id(self, send: Send, request_id: str) -> Send:
-        if not self._sends_request_id:
-            return send
+            return "/v1/items/{item_id}/similar", refused
+        elif method == "PUT" and path.startswith(ITEMS):
+
+            async def put(models: RequestModels, limits: Limits) -> Any:
+                said = await _json_of(scope, receive, limits, service.timeout_s)
+                return await service.put_item(_named("item", path[len(ITEMS) :]), models.item.model_validate(said))
+
+            return "/v1/items/{item_id}", put
+        elif method == "DELETE" and path.startswith(ITEMS):
+            return "/v1/items/{item_id}", lambda *_: service.delete_item(_named("item", path[len(ITEMS) :]))
+        return "other", None
+
+    async def _by_api(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> int:
+        status = 500
 
         async def sending(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                status = message["status"]
+                if self._sends_request_id:
+                    message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
-        return sending
+        await self._api(scope, receive, sending)
+        return status
 
 
-async def read_body(scope: Scope, receive: Receive, service: Service) -> bytes:
+async def _json_of(scope: Scope, receive: Receive, limits: Limits, timeout_s: float) -> dict[str, Any]:
+    if scope["query_string"]:
+        raise Refusal(422, f"{scope['method']} takes everything in its body; put the parameters there")
+    return parse_body(await read_body(scope, receive, limits, timeout_s))
+
+
+async def read_body(scope: Scope, receive: Receive, limits: Limits, timeout_s: float) -> bytes:
     """The body of a request, refused while it is read: at the first byte too many, or when it comes too slowly."""
-    most = service.limits.max_body_bytes
+    most = limits.max_body_bytes
     too_large = Refusal(
-        413, f"the body is larger than {most:,} bytes; send a shorter history", headers={"Connection": "close"}
+        413, f"the body is larger than {most:,} bytes; send less at a time", headers={"Connection": "close"}
     )
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value[:20]) > most:
             raise too_large
     parts, size = [], 0
     try:
-        async with asyncio.timeout(service.timeout_s):
+        async with asyncio.timeout(timeout_s):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -125,9 +178,7 @@ async def read_body(scope: Scope, receive: Receive, service: Service) -> bytes:
                     return b"".join(parts)
     except TimeoutError:
         raise Refusal(
-            408,
-            f"the body did not arrive within {service.timeout_s:g} s; send it faster",
-            headers={"Connection": "close"},
+            408, f"the body did not arrive within {timeout_s:g} s; send it faster", headers={"Connection": "close"}
         ) from None
 
 

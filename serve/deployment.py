@@ -1,24 +1,13 @@
-"""What Ray Serve runs in each replica: it opens the promoted bundle and lets the application answer; nothing more."""
+"""What Ray Serve runs in each replica: the parts of the service put together; nothing more."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from recsys.recommender import Recommender
-
-
-def open_recommender(registry: str) -> Recommender:
-    """A warm Recommender around the promoted bundle of a registry."""
-    from recsys.recommender import Recommender
-    from recsys.registry import Registry
-
-    recommender = Recommender(Registry(registry).open_current())
-    recommender.warm()
-    return recommender
+    from .replica import Replica
 
 
 class Recommendations:
@@ -30,14 +19,17 @@ class Recommendations:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._replica: Replica | None = None
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Opens the bundle, off the event loop, before the replica takes its first request."""
-        # Imported here, as in `open_recommender`: torch comes along, and only replicas need it, not who starts them.
-        from .asgi import Application
-        from .service import Service
+        # Imported here: torch comes along, and only replicas need it, not who starts them.
+        from .replica import Replica
 
-        said = self._settings
-        recommender = await asyncio.to_thread(open_recommender, said.registry)
-        service = Service(said, recommender, max_waiting=said.max_waiting, timeout_s=said.timeout_s)
-        return Application(service, sends_request_id=False)
+        self._replica = Replica(self._settings)
+        await self._replica.start()
+        return self._replica.application(sends_request_id=False)
+
+    async def __del__(self) -> None:
+        if self._replica is not None:
+            await self._replica.close()

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from . import logs, metrics
 from .problems import PROBLEM_TYPE
 
 QUIET = {"log_level": "ERROR", "enable_access_log": False}
@@ -69,7 +70,7 @@ def ray_serve(host: str, port: int, *, num_cpus: int) -> Iterator[Any]:
             "ray is imported already, without the environment it needs; start this in a process of its own"
         )
     _leave_when_told()
-    with own_folder() as folder:
+    with own_folder() as folder, contextlib.closing(logs.LogReader(folder / "log")):
         os.environ.update(environment(folder))
         import ray
         from ray import serve
@@ -115,18 +116,18 @@ def environment(folder: Path) -> dict[str, str]:
     Args:
         folder: the instance's own folder; HAProxy's files go there.
     """
-    metrics, statistics, fallback, fallback_grpc = _free_ports(4)
+    exported, statistics, fallback, fallback_grpc = _free_ports(4)
     proxy = folder / "haproxy"
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_wrapper(folder, (metrics, statistics))),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_wrapper(folder, (exported, statistics))),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(exported),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(statistics),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, (os.cpu_count() or 1) // 2))),
@@ -137,6 +138,9 @@ def environment(folder: Path) -> dict[str, str]:
         # What Ray does beside answering takes an eighth of a core as it comes; these halve it.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
         "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
+        # Where replicas meet: what each has counted, and the lines that this process prints for them.
+        metrics.FOLDER: str(folder / "metrics"),
+        logs.SOCKET: str(folder / "log"),
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.ingress.middlewares",
         # Despite its name: off keeps Ray's own servers (control store, agents) to loopback on Linux too.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

@@ -41,18 +41,21 @@ class Refusal(Exception):
         self.errors = errors
         self.headers = headers or {}
 
-    def document(self, request_id: str) -> bytes:
-        """The body of the answer."""
+    def values(self) -> dict[str, object]:
+        """The problem as values for JSON."""
         said: dict[str, object] = {
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,
-            "request_id": request_id,
         }
         if self.errors:
             said["errors"] = self.errors
-        return orjson.dumps(said)
+        return said
+
+    def document(self, request_id: str) -> bytes:
+        """The body of the answer."""
+        return orjson.dumps(self.values() | {"request_id": request_id})
 
 
 def refusal_of(error: Exception, request_id: str) -> Refusal:

@@ -1,25 +1,27 @@
-"""The HTTP contract: what a request may hold and what an answer holds. Validation and documentation both read this."""
+"""The HTTP contract, first half: what a request may hold. Validation and documentation both read this."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from functools import lru_cache
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
-import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 from recsys.ids import Id
+from recsys.rules import Cap, Freshness, Quota, Rules
 
-if TYPE_CHECKING:
-    from recsys.recommender import Answer
-
-JSON_TYPE = "application/json"
 MAX_ID_LENGTH = 512
 MAX_FILTERS = 32
+MAX_RULES = 16
 LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z: later ones are another unit, or a mistake
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class Closed(BaseModel):
@@ -47,6 +49,8 @@ class Limits(Closed):
     max_history: int = Field(1000, ge=1, description="the longest history in a request")
     max_exclude: int = Field(1000, ge=1, description="the longest list of items to leave out")
     max_body_bytes: int = Field(1 << 20, ge=1, description="the largest request body")
+    max_batch: int = Field(100, ge=1, description="the most requests in one batch")
+    max_events: int = Field(1000, ge=1, description="the most events in one request")
 
 
 def _id(said: Any) -> Any:
@@ -81,6 +85,7 @@ def _entry(said: Any) -> Any:
     return {"item_id": said}
 
 
+Moment = Annotated[int | None, BeforeValidator(_milliseconds, json_schema_input_type=float | str | None)]
 ExternalId = Annotated[Id, BeforeValidator(_id, json_schema_input_type=str | int)]
 
 
@@ -88,12 +93,18 @@ class HistoryEntry(Closed):
     """One thing the user did."""
 
     item_id: ExternalId
-    timestamp: Annotated[int | None, BeforeValidator(_milliseconds, json_schema_input_type=float | str | None)] = Field(
-        None, description="seconds since 1970, or ISO 8601 (UTC where it names no zone)"
-    )
+    timestamp: Moment = Field(None, description="seconds since 1970, or ISO 8601 (UTC where it names no zone)")
     event: str | None = Field(None, max_length=MAX_ID_LENGTH, description="what happened: view, cart, buy, …")
 
 
+Filter = Annotated[
+    dict[str, Any],
+    Field(
+        max_length=MAX_FILTERS,
+        description="attribute → clause: a value, a list of values of which any will do, "
+        "or an object of equals, in, contains, gt, gte, lt, lte and not",
+    ),
+]
 HistoryItem = Annotated[HistoryEntry, BeforeValidator(_entry, json_schema_input_type=str | int | HistoryEntry)]
 
 
@@ -107,109 +118,183 @@ class UserQuery(SimilarQuery):
     """What the address of a user's recommendations may carry after its question mark."""
 
     include_seen: bool = Field(False, description="whether items the user has seen may come back")
+    explain: bool = Field(False, description="whether to say which items of the history pulled each one most")
 
 
-class RecommendBody(Closed):
-    """A request for recommendations: a user, a history, both, or neither (popular items)."""
+class QuotaBody(Closed):
+    """At least so many items of an answer pass a filter, where so many are eligible."""
 
     model_config = ConfigDict(strict=True)
 
-    user_id: ExternalId | None = None
-    history: list[HistoryItem] = []
+    filter: Filter
+    at_least: int = Field(ge=1)
+
+
+class FreshnessBody(Closed):
+    """A boost for what is new: `weight` standard deviations of the scores, halved every `half_life_days`."""
+
+    model_config = ConfigDict(strict=True)
+
+    attribute: str = Field(max_length=MAX_ID_LENGTH, description="a timestamp of the catalogue")
+    half_life_days: float = Field(gt=0, le=36_500, allow_inf_nan=False)
+    weight: float = Field(ge=0, le=100, allow_inf_nan=False)
+
+
+class RulesBody(Closed):
+    """How the best items are put together into a list; what is left out is as the service's settings say."""
+
+    model_config = ConfigDict(strict=True)
+
+    caps: dict[str, Annotated[int, Field(ge=0)]] | None = Field(
+        None, max_length=MAX_RULES, description="attribute → how many items of an answer may share a value of it"
+    )
+    quotas: list[QuotaBody] | None = Field(None, max_length=MAX_RULES)
+    diversity: float | None = Field(
+        None, ge=0, le=1, allow_inf_nan=False, description="0: by score alone; towards 1: as unlike as can be (MMR)"
+    )
+    freshness: FreshnessBody | None = None
+
+    def rules(self, default: Rules) -> Rules:
+        """These rules, and the default ones where nothing is said."""
+        said: dict[str, Any] = {}
+        if self.caps is not None:
+            said["caps"] = tuple(Cap(attribute, most) for attribute, most in self.caps.items())
+        if self.quotas is not None:
+            said["quotas"] = tuple(Quota(quota.filter, quota.at_least) for quota in self.quotas)
+        if self.diversity is not None:
+            said["diversity"] = self.diversity
+        if (fresh := self.freshness) is not None:
+            said["freshness"] = Freshness(fresh.attribute, fresh.half_life_days, fresh.weight)
+        return dataclasses.replace(default, **said) if said else default
+
+
+class Asked(RulesBody):
+    """What every request for items may hold."""
+
     k: int
     exclude: list[ExternalId] = []
+    filter: Filter | None = None
+    explain: bool = Field(False, description="whether to say why each item is there")
+
+
+class RecommendBody(Asked):
+    """A request for recommendations: a user, a history, both, or neither (popular items)."""
+
+    user_id: ExternalId | None = None
+    history: list[HistoryItem] = []
     include_seen: bool = Field(False, description="whether items of the history and seen ones may come back")
-    filter: dict[str, Any] | None = Field(
-        None,
-        max_length=MAX_FILTERS,
-        description="attribute → clause: a value, a list of values of which any will do, "
-        "or an object of equals, in, contains, gt, gte, lt, lte and not",
+
+
+class SimilarBody(RulesBody):
+    """A request for items like several others, or like one that does not exist, of which features are told."""
+
+    items: list[ExternalId] = []
+    features: dict[str, Any] | None = Field(
+        None, max_length=MAX_FILTERS, description="feature → value, as the catalogue has them"
     )
+    k: int
+    exclude: list[ExternalId] = []
+    filter: Filter | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if bool(self.items) == (self.features is not None):
+            raise ValueError("give either items or features")
+        return self
+
+
+class WhyNotBody(RecommendBody):
+    """A request for recommendations, and an item that is not in their answer."""
+
+    item_id: ExternalId
+
+
+class BatchBody(Closed):
+    """Several requests for recommendations, answered in their order."""
+
+    model_config = ConfigDict(strict=True)
+
+    requests: list[RecommendBody]
+
+
+class EventBody(Closed):
+    """Something that a user did."""
+
+    model_config = ConfigDict(strict=True)
+
+    event_id: ExternalId = Field(description="sent again under the same id, it counts once")
+    user_id: ExternalId
+    item_id: ExternalId
+    timestamp: Moment = Field(None, description="seconds since 1970, or ISO 8601; now, if left out")
+    event: str | None = Field(None, min_length=1, max_length=MAX_ID_LENGTH, description="what happened: view, buy, …")
+
+
+class EventsBody(Closed):
+    """One event, or several in `events`."""
+
+    model_config = ConfigDict(strict=True)
+
+    events: list[EventBody]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_many(cls, said: Any) -> Any:
+        return said if not isinstance(said, Mapping) or "events" in said else {"events": [said]}
+
+
+class ItemBody(Closed):
+    """What is new of an item: its features, whether it may be recommended, or both."""
+
+    model_config = ConfigDict(strict=True)
+
+    features: dict[str, Any] | None = Field(
+        None, max_length=MAX_FILTERS, description="feature → value, as the catalogue has them; they replace all others"
+    )
+    available: bool = Field(True, description="whether it may be recommended")
 
 
 class RequestModels(NamedTuple):
-    """The request models, bounded by one service's limits."""
+    """The request models, bounded by one caller's limits."""
 
     user: type[UserQuery]
     similar: type[SimilarQuery]
     body: type[RecommendBody]
+    similar_body: type[SimilarBody]
+    why_not: type[WhyNotBody]
+    batch: type[BatchBody]
+    events: type[EventsBody]
+    item: type[ItemBody] = ItemBody
 
 
+@lru_cache(maxsize=256)  # a set of limits a key, at most
 def bounded(limits: Limits) -> RequestModels:
-    """The request models with a service's limits in them, so that they are checked, and documented, in one place."""
-    default_k = min(10, limits.max_k)
-
-    class BoundedSimilarQuery(SimilarQuery):
-        k: int = Field(default_k, ge=1, le=limits.max_k, description="how many items to return")
-
-    class BoundedUserQuery(UserQuery):
-        k: int = Field(default_k, ge=1, le=limits.max_k, description="how many items to return")
-
-    class RecommendationRequest(RecommendBody):
-        k: int = Field(default_k, ge=1, le=limits.max_k, description="how many items to return")
-        history: list[HistoryItem] = Field(
-            [], max_length=limits.max_history, description="what the user did, oldest first: item ids or objects"
-        )
-        exclude: list[ExternalId] = Field([], max_length=limits.max_exclude, description="items to leave out")
-
-    RecommendationRequest.__doc__ = RecommendBody.__doc__
-    return RequestModels(BoundedUserQuery, BoundedSimilarQuery, RecommendationRequest)
-
-
-class RecommendedItem(BaseModel):
-    """One item of an answer."""
-
-    item_id: str | int
-    score: float = Field(description="inner product of the query's and the item's vector, or the popularity")
-    rank: int = Field(ge=1)
-    attributes: dict[str, Any] = Field(description="the features that the schema shows")
-
-
-class AnswerBody(BaseModel):
-    """What was found, best first, and which bundle found it."""
-
-    bundle: str
-    strategy: Literal["personalised", "history", "popular", "similar"]
-    items: list[RecommendedItem]
-    unknown_items: list[str | int] = Field(
-        [], description="ids of the history this bundle does not know; absent if none"
+    """The request models with limits in them, so that they are checked, and documented, in one place."""
+    k = (int, Field(min(10, limits.max_k), ge=1, le=limits.max_k, description="how many items to return"))
+    exclude: Any = (
+        list[ExternalId], Field([], max_length=limits.max_exclude, description="items to leave out"),
+    )  # fmt: skip
+    history: Any = (
+        list[HistoryItem],
+        Field([], max_length=limits.max_history, description="what the user did, oldest first: item ids or objects"),
     )
 
+    def model(base: type[_Model], name: str, **fields: Any) -> type[_Model]:
+        return create_model(name, __base__=base, __doc__=base.__doc__, **fields)
 
-def encode(answer: Answer) -> bytes:
-    """An answer as the JSON that `AnswerBody` describes, without its cost: `unknown_items` only where there are any."""
-    said: dict[str, Any] = {"bundle": answer.bundle, "strategy": answer.strategy, "items": answer.items}
-    if answer.unknown_items:
-        said["unknown_items"] = answer.unknown_items
-    return orjson.dumps(said, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-class BundleBody(BaseModel):
-    """The bundle in use."""
-
-    bundle: str
-    about: dict[str, Any] = Field(description="what its manifest says: model, sizes, index, evaluation, parents")
-
-
-class State(BaseModel):
-    """Whether the service is up, or ready."""
-
-    status: Literal["ok"]
-
-
-class Fault(BaseModel):
-    """One thing to change in a request."""
-
-    at: str = Field(description="where: a parameter's name, or a path into the body such as history/3/item_id")
-    change: str
-
-
-class Problem(BaseModel):
-    """An error, as RFC 9457 has it."""
-
-    type: str = "about:blank"
-    title: str
-    status: int
-    detail: str = Field(description="what to change")
-    request_id: str | None = None
-    errors: list[Fault] = Field([], description="each thing to change, where there are several")
+    body = model(RecommendBody, "RecommendationRequest", k=k, exclude=exclude, history=history)
+    few: Any = (list[ExternalId], Field([], max_length=limits.max_exclude, description="items that the answer is like"))
+    return RequestModels(
+        user=model(UserQuery, "BoundedUserQuery", k=k),
+        similar=model(SimilarQuery, "BoundedSimilarQuery", k=k),
+        body=body,
+        similar_body=model(SimilarBody, "SimilarRequest", k=k, exclude=exclude, items=few),
+        why_not=model(WhyNotBody, "WhyNotRequest", k=k, exclude=exclude, history=history),
+        batch=model(
+            BatchBody,
+            "BatchRequest",
+            requests=(list[body], Field(min_length=1, max_length=limits.max_batch)),  # type: ignore[valid-type]
+        ),
+        events=model(
+            EventsBody, "EventsRequest", events=(list[EventBody], Field(min_length=1, max_length=limits.max_events))
+        ),
+    )

@@ -4,24 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
-from recsys.recommender import Answer, Event, Recommender, RequestError, UnknownItem
+from recsys.live import FeatureError
+from recsys.online.store import LiveItem, StoredEvent
+from recsys.recommender import Answer, Event, Query, Recommender, RequestError, UnknownItem
+from recsys.rules import RuleError, Rules
 
-from .problems import Refusal
-from .schemas import Limits, RecommendBody, SimilarQuery, UserQuery
+from .answers import Batch
+from .load import Load
+from .online import Online
+from .problems import Refusal, refusal_of
+from .schemas import (
+    BatchBody,
+    EventsBody,
+    ItemBody,
+    Limits,
+    RecommendBody,
+    SimilarBody,
+    SimilarQuery,
+    UserQuery,
+    WhyNotBody,
+)
+
+_T = TypeVar("_T")
 
 
 class Service:
     """Answers requests, quick ones at once and slow ones on a thread, so that one never makes the others wait.
 
     Args:
-        limits: how much one request may ask for.
+        limits: how much one request may ask for; a caller's own may be less.
         recommender: what answers; None until it is loaded. Replace it by assignment: each request reads it once.
+        online: what happened since bundles were sealed; None where nothing is kept.
+        rules: how lists are put together where a request says nothing.
+        load: how much is under way, and what is done about it.
         threads: how many slow requests are worked on at a time.
-        max_waiting: how many slow requests may be under way or waiting before more are turned away.
         timeout_s: how long a slow request may take, its wait included.
     """
 
@@ -30,51 +52,129 @@ class Service:
         limits: Limits,
         recommender: Recommender | None = None,
         *,
+        online: Online | None = None,
+        rules: Rules | None = None,
+        load: Load | None = None,
         threads: int = 1,
-        max_waiting: int = 128,
         timeout_s: float = 10.0,
     ) -> None:
         self.limits = limits
         self.recommender = recommender
+        self.online = online
+        self.load = load or Load()
         self.timeout_s = timeout_s
-        self._max_waiting = max_waiting
-        self._waiting = 0
+        self.standing: Callable[[], dict[str, Any]] = dict  # how this replica stands to what it follows
+        self.caught_up: Callable[[], Awaitable[bool]] = _at_once  # waits until what was just kept is in use here
+        self._rules = rules or Rules()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="recommend")
 
     async def for_user(self, user_id: str, query: UserQuery) -> Answer:
-        """The top k for a user the bundle knows; for others the popular items."""
+        """The top k for a user the bundle knows, or of whom events tell; for others the popular items."""
         recommender = self._ready()
-        with _refused():
-            return recommender.recommend(user_id=user_id, k=query.k, include_seen=query.include_seen)
-
-    async def for_request(self, body: RecommendBody) -> Answer:
-        """The top k for a user, a history, or both, with items left out and filters."""
-        recommender = self._ready()
+        since, without = await self._since(recommender, user_id)
+        effort = self.load.effort()
 
         def work() -> Answer:
             return recommender.recommend(
-                user_id=body.user_id,
-                history=[Event(entry.item_id, entry.timestamp, entry.event) for entry in body.history],
-                k=body.k,
-                exclude=body.exclude,
-                include_seen=body.include_seen,
-                filter=body.filter,
+                user_id=user_id,
+                history=since,
+                k=query.k,
+                include_seen=query.include_seen,
+                rules=self._rules,
+                explain=query.explain,
+                effort=effort,
             )
 
-        with _refused():
-            # A history runs the user tower and a filter scans the catalogue: milliseconds, so not on the event loop.
-            return await self._on_thread(work) if body.history or body.filter else work()
+        return _marked(await self._answered(work, slow=bool(since or self._rules or query.explain)), without)
+
+    async def for_request(self, body: RecommendBody) -> Answer:
+        """The top k for a user, a history, or both, with items left out, filters and rules."""
+        recommender = self._ready()
+        query, without = await self._query(recommender, body)
+        # A history runs the user tower and a filter scans the catalogue: milliseconds, so not on the event loop.
+        slow = bool(query.history or query.filter or query.rules or query.explain)
+        return _marked(await self._answered(lambda: recommender.recommend(**_told(query)), slow=slow), without)
+
+    async def for_batch(self, body: BatchBody) -> Batch:
+        """An answer to each of several requests, or the problem with it, in their order."""
+        recommender = self._ready()
+        asked = [await self._query(recommender, one) for one in body.requests]
+        given = await self._answered(lambda: recommender.recommend_many([query for query, _ in asked]), slow=True)
+        return Batch(
+            recommender.bundle.id,
+            [
+                _marked(one, without) if isinstance(one, Answer) else refusal_of(_meant(one), "")
+                for one, (_, without) in zip(given, asked, strict=True)
+            ],
+        )
 
     async def similar_to(self, item_id: str, query: SimilarQuery) -> Answer:
         """The k items nearest to an item."""
         recommender = self._ready()
+        return await self._answered(
+            lambda: recommender.similar([item_id], k=query.k, rules=self._rules), slow=bool(self._rules)
+        )
+
+    async def similar_to_these(self, body: SimilarBody) -> Answer:
+        """The k items nearest to several, or to one that does not exist, by its features."""
+        recommender = self._ready()
+        rules = body.rules(self._rules)
+
+        def work() -> Answer:
+            return recommender.similar(
+                body.items, features=body.features, k=body.k, exclude=body.exclude, filter=body.filter, rules=rules
+            )
+
+        return await self._answered(work, slow=bool(body.features is not None or body.filter or rules))
+
+    async def why_not(self, body: WhyNotBody) -> dict[str, Any]:
+        """Everything that keeps an item out of the answer to a request."""
+        recommender = self._ready()
+        query, _ = await self._query(recommender, body)
+        told = _told(query, without=("explain", "effort"))
+        said = await self._answered(lambda: recommender.why_not(body.item_id, **told), slow=True)
+        return {"bundle": recommender.bundle.id} | dataclasses.asdict(said)
+
+    async def take_events(self, body: EventsBody) -> dict[str, int]:
+        """Keeps events; they count in the next request of their user."""
+        now = _now()
+        events = [
+            StoredEvent(
+                str(one.event_id),
+                str(one.user_id),
+                str(one.item_id),
+                now if one.timestamp is None else one.timestamp,
+                one.event,
+            )
+            for one in body.events
+        ]
+        new = sum(await self._kept().add_events(events))
+        return {"accepted": new, "duplicates": len(events) - new}
+
+    async def put_item(self, item_id: str, body: ItemBody) -> dict[str, Any]:
+        """Makes an item recommendable with these features, or says whether a known one is available."""
+        recommender = self._ready()
+        features = None
         with _refused():
-            return recommender.similar(item_id, k=query.k)
+            if body.features is not None:
+                features = recommender.live.checked(body.features)
+            elif recommender.live.row(item_id) is None:
+                raise UnknownItem(f"there is no item {item_id!r} in bundle {recommender.bundle.id}; send its features")
+        await self._kept().put_item(LiveItem(item_id, features, body.available, _now()))
+        await self.caught_up()
+        return {"item_id": item_id, "available": body.available}
+
+    async def delete_item(self, item_id: str) -> dict[str, Any]:
+        """Takes an item out, until it is put again."""
+        self._ready()
+        await self._kept().put_item(LiveItem(item_id, None, False, _now()))
+        await self.caught_up()
+        return {"item_id": item_id, "available": False}
 
     async def about_bundle(self) -> dict[str, Any]:
-        """What the bundle in use says of itself."""
+        """What the bundle in use says of itself, and how this replica stands to what it follows."""
         bundle = self._ready().bundle
-        return {"bundle": bundle.id, "about": bundle.about}
+        return {"bundle": bundle.id, "about": bundle.about, "standing": self.standing()}
 
     async def up(self) -> dict[str, str]:
         """Whether the process answers at all."""
@@ -95,28 +195,85 @@ class Service:
             raise Refusal(503, "no bundle is loaded yet; try again in a few seconds", headers={"Retry-After": "2"})
         return recommender
 
-    async def _on_thread(self, work: Callable[[], Answer]) -> Answer:
-        if self._waiting >= self._max_waiting:
-            raise Refusal(503, f"{self._waiting} slow requests are waiting; try again", headers={"Retry-After": "1"})
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        except TimeoutError:
-            raise Refusal(
-                503,
-                f"no answer within {self.timeout_s:g} s; try again, or send a shorter history",
-                headers={"Retry-After": "1"},
-            ) from None
-        finally:
-            self._waiting -= 1
+    def _kept(self) -> Online:
+        if self.online is None:
+            raise Refusal(501, "this service keeps no events and no live items; start it with an online store")
+        return self.online
+
+    async def _query(self, recommender: Recommender, body: RecommendBody) -> tuple[Query, tuple[str, ...]]:
+        since, without = await self._since(recommender, body.user_id)
+        query = Query(
+            user_id=body.user_id,
+            # Both tell what came after the bundle; what the request brings is the newest.
+            history=[*since, *(Event(entry.item_id, entry.timestamp, entry.event) for entry in body.history)],
+            k=body.k,
+            exclude=body.exclude,
+            include_seen=body.include_seen,
+            filter=body.filter,
+            rules=body.rules(self._rules),
+            explain=body.explain,
+            effort=self.load.effort(),
+        )
+        return query, without
+
+    async def _since(self, recommender: Recommender, user_id: str | int | None) -> tuple[list[Event], tuple[str, ...]]:
+        """What a user did since the bundle was sealed, and what had to be done without to find out."""
+        if user_id is None or self.online is None:
+            return [], ()
+        events = await self.online.events_of(str(user_id), recommender.bundle.towers.architecture.max_length)
+        if events is None:
+            return [], ("events",)
+        return (recommender.fresh(user_id, events) if events else []), ()
+
+    async def _answered(self, work: Callable[[], _T], *, slow: bool) -> _T:
+        with _refused():
+            return await self._on_thread(work) if slow else work()
+
+    async def _on_thread(self, work: Callable[[], _T]) -> _T:
+        with self.load.waiting():
+            try:
+                async with asyncio.timeout(self.timeout_s):
+                    return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            except TimeoutError:
+                raise Refusal(
+                    503,
+                    f"no answer within {self.timeout_s:g} s; try again, or send a shorter history",
+                    headers={"Retry-After": "1"},
+                ) from None
+
+
+def _told(query: Query, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A query as the arguments of a method that takes them one by one."""
+    return {each.name: getattr(query, each.name) for each in dataclasses.fields(query) if each.name not in without}
+
+
+def _marked(answer: Answer, without: tuple[str, ...]) -> Answer:
+    return dataclasses.replace(answer, degraded=(*answer.degraded, *without)) if without else answer
+
+
+async def _at_once() -> bool:
+    return True
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 @contextlib.contextmanager
 def _refused() -> Iterator[None]:
     try:
         yield
-    except UnknownItem as error:
-        raise Refusal(404, str(error)) from None
-    except RequestError as error:
-        raise Refusal(422, str(error)) from None
+    except (LookupError, ValueError) as error:
+        meant = _meant(error)
+        if meant is error:
+            raise
+        raise meant from None
+
+
+def _meant(error: Exception) -> Exception:
+    """What a caller is to be told of an error that is theirs; any other as it is."""
+    if isinstance(error, UnknownItem):
+        return Refusal(404, str(error))
+    if isinstance(error, (RequestError, RuleError, FeatureError)):
+        return Refusal(422, str(error))
+    return error

@@ -9,9 +9,11 @@ import jsonschema
 import pytest
 
 from recsys.recommender import Event, Recommender
+from serve.answers import AnswerBody
 from serve.api import documented
 from serve.asgi import Application
-from serve.schemas import AnswerBody, Limits
+from serve.observer import Observer
+from serve.schemas import Limits
 from serve.service import Service
 from tests.serve.asking import Reply, ask
 from tests.serve.stand_in import StandIn
@@ -96,7 +98,7 @@ def test_whatever_a_user_is_called_the_recommender_is_asked_for_that(
 
 
 def test_the_bundle_health_and_readiness(app: Application, service: Service) -> None:
-    assert ask(app, "GET", "/v1/bundle").json == {"bundle": "toy-1", "about": {"items": 50}}
+    assert ask(app, "GET", "/v1/bundle").json == {"bundle": "toy-1", "about": {"items": 50}, "standing": {}}
     assert ask(app, "GET", "/healthz").json == {"status": "ok"}
     assert ask(app, "GET", "/readyz").json == {"status": "ok"}
     service.recommender = None
@@ -142,7 +144,7 @@ VALID: list[tuple[str, str, Any]] = [
 def test_the_lean_way_answers_as_the_fastapi_that_documents_it(
     app: Application, service: Service, method: str, target: str, body: Any
 ) -> None:
-    api = documented(service)
+    api = documented(service, Observer())
 
     async def by_fastapi(scope: Any, receive: Any, send: Any) -> None:
         await api({**scope, "request_id": "same"}, receive, send)
@@ -157,11 +159,17 @@ def test_the_documentation_is_there_and_every_problem_is_documented_as_one(app: 
     said = ask(app, "GET", "/openapi.json").json
     assert sorted(said["paths"]) == [
         "/healthz",
+        "/metrics",
         "/readyz",
         "/v1/bundle",
+        "/v1/events",
+        "/v1/items/{item_id}",
         "/v1/items/{item_id}/similar",
         "/v1/recommendations",
+        "/v1/recommendations:batch",
+        "/v1/similar",
         "/v1/users/{user_id}/recommendations",
+        "/v1/why-not",
     ]
     for path in said["paths"].values():
         for operation in path.values():

@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serve.asgi import Application
+from serve.load import Load
 from serve.service import Service
+from serve.settings import Shed
 from tests.serve.asking import Reply, ask, asked
 from tests.serve.conftest import LIMITS
 from tests.serve.stand_in import StandIn
@@ -188,7 +190,7 @@ def test_slow_requests_wait_in_turn_while_quick_ones_pass_and_too_many_are_turne
         return quick(**asked_for)
 
     stand_in.recommend = slow  # type: ignore[method-assign]
-    service = Service(LIMITS, stand_in, threads=1, max_waiting=2)  # type: ignore[arg-type]
+    service = Service(LIMITS, stand_in, threads=1, load=Load(2, Shed(fewer=1, cheaper=1, popular=1)))  # type: ignore[arg-type]
     app = Application(service)
 
     async def run() -> tuple[list[Reply], Reply, Reply]:

@@ -1,0 +1,167 @@
+"""The HTTP contract, second half: what an answer holds, and how it becomes JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import orjson
+from pydantic import BaseModel, Field
+
+from .problems import Refusal
+
+if TYPE_CHECKING:
+    from recsys.answers import Answer, Recommendation
+
+JSON_TYPE = "application/json"
+
+
+class Fault(BaseModel):
+    """One thing to change in a request."""
+
+    at: str = Field(description="where: a parameter's name, or a path into the body such as history/3/item_id")
+    change: str
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str = Field(description="what to change")
+    request_id: str | None = None
+    errors: list[Fault] = Field([], description="each thing to change, where there are several")
+
+
+class PullBody(BaseModel):
+    """An item of the history, and its share in what pulled a recommended one."""
+
+    item_id: str | int
+    share: float = Field(description="of all positive pulls; they sum to 1 over the whole history")
+
+
+class RecommendedItem(BaseModel):
+    """One item of an answer."""
+
+    item_id: str | int
+    score: float = Field(description="inner product of the query's and the item's vector, or the popularity")
+    rank: int = Field(ge=1)
+    attributes: dict[str, Any] = Field(description="the features that the schema shows")
+    because: list[PullBody] = Field([], description="where asked to explain: what pulled it most")
+    rank_before_rules: int | None = Field(
+        None, ge=1, description="where asked to explain: its rank by score among all items that may be recommended"
+    )
+
+
+class AnswerBody(BaseModel):
+    """What was found, best first, and which bundle found it."""
+
+    bundle: str
+    strategy: Literal["personalised", "history", "popular", "similar"]
+    items: list[RecommendedItem]
+    unknown_items: list[str | int] = Field(
+        [], description="ids of the history this bundle does not know; absent if none"
+    )
+    relaxed: list[str] = Field([], description="rules that could not be held, or k items would not be found")
+    degraded: list[str] = Field(
+        [],
+        description="what was done without: fewer candidates, cheaper dimension, popular (load); events (their store)",
+    )
+
+
+class BatchAnswerBody(BaseModel):
+    """An answer to each request, or the problem with it, in their order."""
+
+    bundle: str
+    answers: list[AnswerBody | Problem]
+
+
+class ReasonBody(BaseModel):
+    """One thing that keeps an item out of an answer."""
+
+    reason: str
+    detail: str
+
+
+class WhyNotAnswer(BaseModel):
+    """Why an item is not in an answer: everything that keeps it out, not the first thing only."""
+
+    bundle: str
+    item_id: str | int
+    in_list: bool
+    rank: int | None = Field(None, description="by score among all items that may be recommended")
+    rank_among_eligible: int | None = Field(None, description="by score among those that this request may return")
+    reasons: list[ReasonBody]
+
+
+class Accepted(BaseModel):
+    """How many events were kept; those kept before are not kept twice."""
+
+    accepted: int
+    duplicates: int
+
+
+class ItemState(BaseModel):
+    """What holds of an item from now on."""
+
+    item_id: str | int
+    available: bool
+
+
+class BundleBody(BaseModel):
+    """The bundle in use."""
+
+    bundle: str
+    about: dict[str, Any] = Field(description="what its manifest says: model, sizes, index, evaluation, parents")
+    standing: dict[str, Any] = Field(description="how this replica stands to its registry, online store and keys")
+
+
+class State(BaseModel):
+    """Whether the service is up, or ready."""
+
+    status: Literal["ok"]
+
+
+class Batch(NamedTuple):
+    """Answers to a batch, and what was refused of it."""
+
+    bundle: str
+    answers: list[Answer | Refusal]
+
+
+def encode(said: Answer | Batch | dict[str, Any]) -> bytes:
+    """What an operation gave, as the JSON that its model describes, at less cost; what is empty is left out."""
+    values: Any = said
+    if isinstance(said, Batch):
+        values = {"bundle": said.bundle, "answers": [_values(one) for one in said.answers]}
+    elif not isinstance(said, dict):
+        values = _values(said)
+    return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _values(said: Answer | Refusal) -> dict[str, Any]:
+    if isinstance(said, Refusal):
+        return said.values()
+    values: dict[str, Any] = {
+        "bundle": said.bundle,
+        "strategy": said.strategy,
+        "items": [_item(one) for one in said.items],
+    }
+    for name in ("unknown_items", "relaxed", "degraded"):
+        if held := getattr(said, name):
+            values[name] = held
+    return values
+
+
+def _item(said: Recommendation) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "item_id": said.item_id,
+        "score": said.score,
+        "rank": said.rank,
+        "attributes": said.attributes,
+    }
+    if said.because is not None:
+        values["because"] = said.because
+    if said.rank_before_rules is not None:
+        values["rank_before_rules"] = said.rank_before_rules
+    return values

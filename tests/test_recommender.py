@@ -495,13 +495,13 @@ def test_popular_items_are_arranged_by_their_popularity(toy_recommender):
     )
 
 
-def test_freshness_is_weighed_in_deviations_of_the_querys_scores(shop_recommender, shop_bundle):
-    day = 86_400_000
-    now = 20 * day
-    rules = Rules(freshness=Freshness("added", 2.0, 1.5))
-    added = shop_recommender.live.numbers("added")
-    lift = 1.5 * np.where(np.isnan(added), 0, 2.0 ** (-((now - added) / day) / 2.0))
-    for row in range(3):
+@pytest.mark.parametrize("weight", [0.1, 0.5, 2.0])
+def test_freshness_is_weighed_in_deviations_of_the_querys_scores(shop_recommender, shop_bundle, weight):
+    added = shop_recommender.live.numbers("added")  # a quarter of an hour and more apart
+    now = int(np.nanmax(added))
+    rules = Rules(freshness=Freshness("added", 0.05, weight))
+    lift = weight * np.where(np.isnan(added), 0, 2.0 ** (-((now - added) / 86_400_000) / 0.05))
+    for row in range(len(added)):
         query = shop_bundle.item_vectors[row]
         scores = shop_bundle.item_vectors @ query
         lifted = scores + scores.std() * lift

@@ -1,10 +1,10 @@
 """What a night of `recsys nightly` costs beside its floors: the same work, done raw. Needs RECSYS_DATA_DIR.
 
-Nights of MovieLens 1M, the first trained in full, those after going on from it; of these, the median night. Each step stands beside the least
-that must be done for it: rows read and written by pyarrow, factorised and sorted by pandas; the towers trained by a
-plain PyTorch loop over the same batches, with the same validations; a forward pass; FAISS fed the same vectors; the
-same questions embedded, scored, and their ten best chosen by NumPy; a bundle's bytes copied. What is above the floors
-is the job's own.
+Nights of MovieLens 1M, the first trained in full, those after going on from it; of these, the median night. Each step
+stands beside the least that must be done for it: rows read and written by pyarrow, factorised and sorted by pandas; the
+towers trained by a plain PyTorch loop over the same batches, with the same validations; a forward pass; FAISS fed the
+same vectors; the same questions embedded, scored, and their ten best chosen by NumPy; a bundle's bytes copied. What is
+above the floors is the job's own.
 """
 
 from __future__ import annotations

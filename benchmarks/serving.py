@@ -74,9 +74,9 @@ def plain_fastapi(registry: str) -> Any:
     from fastapi import FastAPI, Query
     from pydantic import BaseModel
 
-    from serve.deployment import open_recommender
+    from serve.opening import open_current
 
-    recommender = open_recommender(registry)
+    recommender = open_current(registry)
     app = FastAPI()
 
     class Item(BaseModel):
@@ -101,11 +101,11 @@ def plain_fastapi(registry: str) -> Any:
 def lean(registry: str) -> Any:
     """The service's own application, without Ray."""
     from serve.asgi import Application
-    from serve.deployment import open_recommender
+    from serve.opening import open_current
     from serve.schemas import Limits
     from serve.service import Service
 
-    return Application(Service(Limits(), open_recommender(registry)))
+    return Application(Service(Limits(), open_current(registry)))
 
 
 def serve_uvicorn(build: Any, registry: str, port: int) -> None:
@@ -209,9 +209,9 @@ class InProcess:
     @classmethod
     def open(cls, registry: str) -> None:
         """Loads the bundle, once."""
-        from serve.deployment import open_recommender
+        from serve.opening import open_current
 
-        cls.recommender = open_recommender(registry)
+        cls.recommender = open_current(registry)
 
     @classmethod
     def users(cls, count: int) -> list[Any]:

@@ -78,7 +78,7 @@ def ahead_of_time(towers: Towers, folder: Path) -> Way:
 
 def onnx(towers: Towers, folder: Path) -> Way:
     """ONNX Runtime."""
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime  # type: ignore[import-not-found,unused-ignore]
 
     given, shapes = _example(towers)
     file = folder / "tower.onnx"

@@ -5,13 +5,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from recsys.ids import Id
 from recsys.rules import Rules
-
-if TYPE_CHECKING:
-    from recsys.explain import Pull
 
 Strategy = Literal["personalised", "history", "popular", "similar"]
 NO_RULES = Rules()
@@ -65,6 +62,48 @@ class Query:
     explain: bool = False
     effort: Effort = Effort.FULL
     now_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """An item of the history, and its share of what pulled an item of the answer up; see `recsys.explain.pulls`."""
+
+    item_id: Id
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One of the reasons why an item is not in a list, in a word and in a sentence.
+
+    `unknown` (nobody knows the item), `unavailable`, `seen`, `excluded`, `filtered` (once for each clause that it
+    fails), `ranked` (k others score higher), `rules`, or `missed` (an approximate index did not find it).
+    """
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class WhyNot:
+    """Why an item is not in a list.
+
+    Attributes:
+        item_id: as it was asked for.
+        in_list: whether it is there after all; then there are no reasons.
+        rank: its place among all items that may be recommended to anybody, by exact search; None if it is unknown. An
+            item that may not be recommended gets the place that it would have.
+        rank_among_eligible: likewise, among those that this request may return: neither seen nor excluded, and passing
+            its filter.
+        reasons: all that apply, each of which would do. Of an item that may not be returned at all it is not said
+            which rules it would meet.
+    """
+
+    item_id: Id
+    in_list: bool
+    rank: int | None
+    rank_among_eligible: int | None
+    reasons: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from recsys.answers import Pull, Reason, WhyNot
 from recsys.ids import Id
 from recsys.index.exact import best
 from recsys.live import LiveCatalogue
@@ -18,48 +19,6 @@ from recsys.users_now import Taken, user_vectors
 
 NEWEST = 50  # entries of a history that are asked about; what stands before them is read, but pulls nothing
 _ROUNDING = 1e-6  # of the lengths of both vectors: a change of a score that is smaller is none
-
-
-@dataclass(frozen=True, slots=True)
-class Pull:
-    """An item of the history, and its share of what pulled an item of the answer up; see `pulls`."""
-
-    item_id: Id
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """One of the reasons why an item is not in a list, in a word and in a sentence.
-
-    `unknown` (nobody knows the item), `unavailable`, `seen`, `excluded`, `filtered` (once for each clause that it
-    fails), `ranked` (k others score higher), `rules`, or `missed` (an approximate index did not find it).
-    """
-
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class WhyNot:
-    """Why an item is not in a list.
-
-    Attributes:
-        item_id: as it was asked for.
-        in_list: whether it is there after all; then there are no reasons.
-        rank: its place among all items that may be recommended to anybody, by exact search; None if it is unknown. An
-            item that may not be recommended gets the place that it would have.
-        rank_among_eligible: likewise, among those that this request may return: neither seen nor excluded, and passing
-            its filter.
-        reasons: all that apply, each of which would do. Of an item that may not be returned at all it is not said
-            which rules it would meet.
-    """
-
-    item_id: Id
-    in_list: bool
-    rank: int | None
-    rank_among_eligible: int | None
-    reasons: tuple[Reason, ...] = ()
 
 
 def _nothing() -> np.ndarray:

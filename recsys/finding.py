@@ -9,9 +9,9 @@ from time import perf_counter
 
 import numpy as np
 
-from recsys.answers import Answer, Effort, Query, Recommendation, RequestError, Strategy
+from recsys.answers import Answer, Effort, Pull, Query, Recommendation, RequestError, Strategy
 from recsys.attributes import FilterError
-from recsys.explain import Pull, pulls, rank_of
+from recsys.explain import pulls, rank_of
 from recsys.ids import Id
 from recsys.live import LiveCatalogue
 from recsys.orders import ByPopularity, ByPrefix, Hastily

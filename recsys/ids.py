@@ -85,7 +85,12 @@ class IdMap:
 
     @cached_property
     def _row_of(self) -> dict[Id, int]:
-        return {value: row for row, value in enumerate(self._ids.to_pylist())}
+        rows: dict[Id, int] = {}
+        # In parts, so that threads that answer meanwhile get their turn: one list of all would hold Python's lock.
+        for start in range(0, len(self._ids), 1 << 12):
+            part = self._ids[start : start + (1 << 12)].to_pylist()
+            rows.update(zip(part, range(start, start + len(part)), strict=True))
+        return rows
 
     def row(self, value: Id) -> int | None:
         """The row of one id, or None if it is unknown. A URL's text finds an integer id."""

@@ -113,7 +113,7 @@ def _made(
     unneeded = np.zeros(len(rows), dtype=bool)
     known = np.flatnonzero(rows >= 0)
     if len(known) and table.num_columns:
-        own = bundle.attributes._table.take(pa.array(rows[known])).to_pylist()
+        own = bundle.attributes.table(rows[known]).to_pylist()
         unneeded[known] = [a == b for a, b in zip(own, table.take(pa.array(known)).to_pylist(), strict=True)]
     elif len(known):
         unneeded[known] = True  # no features are declared, so none differ

@@ -20,10 +20,11 @@ from recsys.answers import (
     RequestError,
     Strategy,
     UnknownItem,
+    WhyNot,
 )
 from recsys.attributes import FilterError
 from recsys.bundle import Bundle
-from recsys.explain import Asked, WhyNot, why_not
+from recsys.explain import Asked, why_not
 from recsys.finding import POPULAR, Finder, Request, economies
 from recsys.ids import Id
 from recsys.live import FeatureError, LiveCatalogue

@@ -28,8 +28,9 @@ from .answers import (
     encode,
 )
 from .observer import Observer
+from .printable import printable
 from .problems import PROBLEM_TYPE, Refusal, refusal_of
-from .schemas import bounded
+from .schemas import MAX_ID_LENGTH, bounded
 from .service import Service
 
 DESCRIPTION = """Recommendations from a sealed bundle of embeddings. Every answer names the bundle that gave it;
@@ -47,8 +48,8 @@ def documented(service: Service, observer: Observer) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
     )
-    user_id = Annotated[str, Path(description="the user's id")]
-    item_id = Annotated[str, Path(description="the item's id")]
+    user_id = Annotated[str, Path(max_length=MAX_ID_LENGTH, description="the user's id")]
+    item_id = Annotated[str, Path(max_length=MAX_ID_LENGTH, description="the item's id")]
     posted = (400, 408, 413, 422, 503)
     api.get("/v1/users/{user_id:path}/recommendations", **_answers(AnswerBody, 404, 422, 503))(
         _endpoint(service.for_user, user_id=user_id, query=Annotated[models.user, Query()])
@@ -120,7 +121,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
     said = error if isinstance(error, HTTPException) else HTTPException(500)
     headers = dict(said.headers or {})
     detail = {
-        404: f"there is no {request.url.path[:200]}; /docs lists what there is",
+        404: f"there is no {printable(request.scope['path'])}; /docs lists what there is",
         405: f"{request.method} is not allowed here; use {headers.get('Allow', 'another method')}",
     }.get(said.status_code, str(said.detail))
     return _problem(request, Refusal(said.status_code, detail, headers=headers))

@@ -20,7 +20,7 @@ from .api import documented
 from .guard import Caller, Guard
 from .observer import Observer
 from .problems import PROBLEM_TYPE, Refusal, refusal_of, request_id_of
-from .schemas import Limits, RequestModels, bounded
+from .schemas import MAX_ID_LENGTH, Limits, RequestModels, bounded
 from .service import Service
 
 USERS, ITEMS, RECOMMENDATIONS, SIMILAR = "/v1/users/", "/v1/items/", "/recommendations", "/similar"
@@ -207,4 +207,6 @@ def _parameters(query: bytes) -> dict[str, str]:
 def _named(what: str, value: str) -> str:
     if not value:
         raise Refusal(404, f"the address names no {what}; put its id there, with a / in it written %2F")
+    if len(value) > MAX_ID_LENGTH:
+        raise Refusal(422, f"the address names a {what} by {len(value):,} characters; ids have at most {MAX_ID_LENGTH}")
     return value

@@ -137,6 +137,9 @@ def environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         # What Ray does beside answering takes an eighth of a core as it comes; these halve it.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+        # A proxy that died is found by three looks that fail; by default that takes half a minute without any answer.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
         "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
         # Where replicas meet: what each has counted, and the lines that this process prints for them.
         metrics.FOLDER: str(folder / "metrics"),

@@ -122,7 +122,9 @@ class Observer:
 
     def swapped(self, swap: Swap) -> None:
         """Another bundle was tried."""
-        self._metrics.swap("swapped" if swap.error is None else "failed", swap.seconds)
+        self._metrics.swap(
+            "swapped" if swap.error is None else "unasked" if swap.bundle is None else "failed", swap.seconds
+        )
 
     def stored(self, operation: str, seconds: float, failed: bool) -> None:
         """The online store was asked."""

@@ -61,6 +61,14 @@ def opener(registry: str) -> Callable[[str], Recommender]:
     return opened
 
 
+def open_current(registry: str) -> Recommender:
+    """A warm Recommender around the live bundle of a registry, as a replica opens it."""
+    live = Registry(registry).current
+    if live is None:
+        raise ArtifactError(f"no bundle is live in {registry}; run `recsys bundle promote` first")
+    return opener(registry)(live)
+
+
 def warm(recommender: Recommender) -> None:
     """Asks queries of every kind, of users and items spread over the whole bundle, and looks at the answers.
 

@@ -10,6 +10,8 @@ from http import HTTPStatus
 import orjson
 from pydantic import ValidationError
 
+from .printable import printable
+
 PROBLEM_TYPE = "application/problem+json"
 MAX_REQUEST_ID = 128
 SHOWN = 10  # faults listed in one document: more helps nobody and makes a large answer of a small request
@@ -72,7 +74,7 @@ def invalid(error: ValidationError) -> Refusal:
     """A 422 that lists where a request breaks the contract, with the value and what is expected."""
     faults = []
     for fault in error.errors(include_url=False)[:SHOWN]:
-        at = "/".join(str(part) for part in fault["loc"] if not str(part).startswith("function-"))
+        at = "/".join(printable(str(part), 80) for part in fault["loc"] if not str(part).startswith("function-"))
         change = fault["msg"].removeprefix("Value error, ")
         if fault["type"] != "missing" and at:
             change = f"{change}, got {_shown(fault['input'])}"

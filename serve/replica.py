@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ class Replica:
         self._observer = Observer.of(settings)
         log.info("a replica starts over %s", settings.registry)
         self._keys = Keys(Path(settings.keys)) if settings.keys else None
-        store = open_online(settings.online) if settings.online else None
+        # Here and not where the settings are read: what it stands for may hold a password, and Ray shows settings.
+        address = os.path.expandvars(settings.online)
+        store = open_online(address) if address else None
         self._online = None if store is None else Online(store, observe=self._observer.stored)
         self.service = Service(
             settings,

@@ -86,7 +86,10 @@ def _entry(said: Any) -> Any:
 
 
 Moment = Annotated[int | None, BeforeValidator(_milliseconds, json_schema_input_type=float | str | None)]
-ExternalId = Annotated[Id, BeforeValidator(_id, json_schema_input_type=str | int)]
+ExternalId = Annotated[
+    Id,
+    BeforeValidator(_id, json_schema_input_type=Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)] | int),
+]
 
 
 class HistoryEntry(Closed):

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from recsys.answers import Pull, Reason
 from recsys.attributes import FilterError
-from recsys.explain import NEWEST, Asked, Pull, Reason, pulls, rank_of, why_not
+from recsys.explain import NEWEST, Asked, pulls, rank_of, why_not
 from recsys.live import LiveCatalogue
 from recsys.online.store import LiveItem
 from recsys.rules import Cap, Freshness, Quota, Rules, arrange

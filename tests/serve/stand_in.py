@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys.answers import NO_RULES
-from recsys.explain import Pull, Reason, WhyNot
+from recsys.answers import NO_RULES, Pull, Reason, WhyNot
 from recsys.ids import Id, IdMap
 from recsys.live import FeatureError
 from recsys.online.store import LiveItem, StoredEvent

@@ -165,7 +165,8 @@ def test_similar_to_several_items_and_to_one_that_does_not_exist(toy_bundle: Bun
         assert not {"i3", "i5"} & set(ids(several))
         described = await ask("POST", "/v1/similar", {"features": {"parity": "odd", "tags": ["odd", "ring"]}, "k": 4})
         assert len(ids(described)) == 4
-        for wrong in ({}, {"items": []}, {"items": ["i3"], "features": {"parity": "odd"}}):
+        wrongs: list[Any] = [{}, {"items": []}, {"items": ["i3"], "features": {"parity": "odd"}}]
+        for wrong in wrongs:
             assert (await ask("POST", "/v1/similar", wrong)).status == 422
         half = await ask("POST", "/v1/similar", {"items": ["i3", "unheard"]})
         assert (half.status, half.json["unknown_items"]) == (200, ["unheard"])

@@ -187,17 +187,49 @@ def test_queries_of_one_call_are_starved_each_for_itself(graph: Index, monkeypat
     np.testing.assert_array_equal(scanned, QUERIES[:1])
 
 
+class Noting:
+    """A FAISS index that notes how many candidates it is asked for."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self.depths: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def search(self, queries: np.ndarray, depth: int, **said: Any) -> Any:
+        self.depths.append(depth)
+        return self._raw.search(queries, depth, **said)
+
+
+@pytest.mark.parametrize(("passing", "walks"), [(20, 2), (40, 1)])
+def test_too_few_that_pass_among_the_nearest_make_a_walk_go_on(
+    graph: Index, monkeypatch: pytest.MonkeyPatch, passing: int, walks: int
+) -> None:
+    """Though they are more than k: what lies last among the candidates was found less surely than what lies first."""
+    monkeypatch.setattr("recsys.index.search.CANDIDATES_HNSW", 1.0)
+    noting = Noting(graph._index)
+    monkeypatch.setattr(graph, "_index", noting)
+    order = Exact(VECTORS).search(QUERIES[:1], NUM_ITEMS)[1][0]
+    eligible = np.zeros(NUM_ITEMS, dtype=bool)
+    eligible[order[100 - passing : 100]] = True  # of the nearest 128
+    eligible[order[-(NUM_ITEMS // 2 - passing) :]] = True
+    rows = graph.search(QUERIES[:1], 10, eligible=eligible)[1][0]
+    assert len(noting.depths) == walks
+    assert overlap(rows[None], order[None, 100 - passing :][:, :10]) >= 0.9
+
+
 def test_ties_of_a_walk_come_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recsys.index.search.CANDIDATES_HNSW", 1.0)
     monkeypatch.setattr("recsys.index.search.GATHERED_ITEMS_HNSW", 0)
-    raw = faiss.IndexHNSWFlat(4, 16, faiss.METRIC_INNER_PRODUCT)
+    raw = faiss.IndexHNSWFlat(4, 200, faiss.METRIC_INNER_PRODUCT)
     raw.keep_max_size_level0 = True
-    raw.add(np.repeat(np.eye(4, dtype=np.float32), 10, axis=0))
-    raw.hnsw.efSearch = 40
-    eligible = np.arange(40) % 2 == 0
-    scores, rows = Index(raw).search(np.array([[4, 3, 2, 1]], dtype=np.float32), 12, eligible=eligible)
-    assert rows.tolist() == [list(range(0, 24, 2))]
-    assert scores.tolist() == [[4.0] * 5 + [3.0] * 5 + [2.0] * 2]
+    raw.add(np.tile(np.eye(4, dtype=np.float32), (100, 1)))
+    raw.hnsw.efSearch = 400
+    eligible = np.arange(400) < 200
+    scores, rows = Index(raw).search(np.array([[4, 3, 2, 1]], dtype=np.float32), 120, eligible=eligible)
+    assert rows.tolist() == [[*range(0, 200, 4), *range(1, 200, 4), *range(2, 80, 4)]]
+    assert scores.tolist() == [[4.0] * 50 + [3.0] * 50 + [2.0] * 20]
 
 
 def test_what_lies_nearest_can_be_excluded(index: Index) -> None:

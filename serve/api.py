@@ -12,6 +12,7 @@ from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 import recsys
 
@@ -120,11 +121,20 @@ def _answers(model: Any, *problems: int) -> dict[str, Any]:
 async def _on_http(request: Request, error: Exception) -> Response:
     said = error if isinstance(error, HTTPException) else HTTPException(500)
     headers = dict(said.headers or {})
+    if said.status_code == 405:
+        headers["Allow"] = ", ".join(_methods_at(request))
     detail = {
         404: f"there is no {printable(request.scope['path'])}; /docs lists what there is",
         405: f"{request.method} is not allowed here; use {headers.get('Allow', 'another method')}",
     }.get(said.status_code, str(said.detail))
     return _problem(request, Refusal(said.status_code, detail, headers=headers))
+
+
+def _methods_at(request: Request) -> list[str]:
+    """Every method that an address takes: Starlette names those of one route only, and each method here has its own."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    (path, *_) = (route.path for route in routes if route.path_regex.match(request.scope["path"]))
+    return sorted(method for route in routes if route.path == path for method in route.methods or ())
 
 
 def _problem(request: Request, refusal: Refusal) -> Response:

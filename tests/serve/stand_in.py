@@ -25,7 +25,9 @@ class StandIn:
 
     def __init__(self, num_items: int = 50, num_users: int = 20, dim: int = 16) -> None:
         rng = np.random.default_rng(7)
-        self.bundle = SimpleNamespace(id="toy-1", about={"items": num_items})
+        architecture = SimpleNamespace(max_length=dim)
+        towers = SimpleNamespace(architecture=architecture)
+        self.bundle = SimpleNamespace(id="toy-1", about={"items": num_items}, towers=towers)
         self.items = IdMap.of([("i/{}", "i {}", "ï{}")[row % 3].format(row) for row in range(num_items)])
         self.users = IdMap.of([f"u{row}" for row in range(num_users)])
         self.vectors = rng.normal(size=(num_items, dim)).astype(np.float32)
@@ -150,6 +152,35 @@ class StandIn:
             for rank, (item_id, score) in enumerate(found, start=1)
         ]
         return Answer(self.bundle.id, strategy, items, unknown)
+
+
+class StandInStore:
+    """An online store that forgets when the process ends."""
+
+    address = "nowhere"
+
+    def __init__(self) -> None:
+        self.events: dict[str, StoredEvent] = {}
+        self.items: dict[str, LiveItem] = {}
+
+    async def add_events(self, events: Sequence[StoredEvent]) -> list[bool]:
+        return [self.events.setdefault(event.event_id, event) is event for event in events]
+
+    async def events_of(self, user_id: str, limit: int) -> list[StoredEvent]:
+        own = [event for event in self.events.values() if event.user_id == user_id]
+        return sorted(own, key=lambda event: event.timestamp)[-limit:]
+
+    async def put_item(self, item: LiveItem) -> None:
+        self.items[item.item_id] = item
+
+    async def items_changed(self, after: int) -> tuple[list[LiveItem], int]:
+        return list(self.items.values()), len(self.items)
+
+    async def check(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
 
 
 def _checked(features: Mapping[str, Any]) -> dict[str, Any]:

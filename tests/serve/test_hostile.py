@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from serve.asgi import Application
+from serve.online import Online
 from serve.service import Service
 from tests.serve import hostile
 from tests.serve.asking import Reply, ask, asked
 from tests.serve.conftest import LIMITS
 from tests.serve.hostile import Hostile
 from tests.serve.running import running
-from tests.serve.stand_in import StandIn
+from tests.serve.stand_in import StandIn, StandInStore
 
 SHOWN = 20
 
@@ -27,7 +28,7 @@ SHOWN = 20
 @pytest.fixture
 def service(stand_in: StandIn) -> Service:
     """With all the time there is: a busy machine is not what is tested here."""
-    return Service(LIMITS, stand_in, timeout_s=60)  # type: ignore[arg-type]
+    return Service(LIMITS, stand_in, online=Online(StandInStore()), timeout_s=60)  # type: ignore[arg-type]
 
 
 def faults_of(app: Application, cases: Iterator[Hostile]) -> list[str]:

@@ -9,14 +9,15 @@ from schemathesis.config import AnalysisConfig, ConstantsConfig, ProjectConfig, 
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from serve.asgi import Application
+from serve.online import Online
 from serve.service import Service
 from tests.serve import hostile
 from tests.serve.asking import Reply
 from tests.serve.conftest import LIMITS
-from tests.serve.stand_in import StandIn
+from tests.serve.stand_in import StandIn, StandInStore
 
 ROOMY = LIMITS.model_copy(update={"max_body_bytes": 1 << 20})
-APP = Application(Service(ROOMY, StandIn(), timeout_s=60))  # type: ignore[arg-type]
+APP = Application(Service(ROOMY, StandIn(), online=Online(StandInStore()), timeout_s=60))  # type: ignore[arg-type]
 # The same examples each time, and none of them taken from words in our sources: one of those makes the stand-in fail.
 SAME = SchemathesisConfig(
     seed=0,

@@ -14,7 +14,6 @@ from recsys.ids import Id, IdMap
 from recsys.index.build import Hnsw, Ivf, IvfPq, Kind, at_effort, kind_of
 from recsys.index.exact import best
 from recsys.index.search import Index
-from recsys.model.serving import UserEncoder
 
 _CHUNK = 1 << 16  # vectors read at a time: what is computed from a million of them needs no copy of them
 _POPULAR = 1 << 12  # items in the order of popularity that is kept; who asks for more is answered by a full scan
@@ -34,11 +33,6 @@ class Derived:
         # method of this object, whose memory would then wait for the garbage collector when a bundle is let go.
         self.said = lru_cache(maxsize=_REMEMBERED)(partial(_said, bundle.item_ids, bundle.attributes))
         """Of one row of the bundle: its id, and what an answer shows of it."""
-
-    @cached_property
-    def user_encoder(self) -> UserEncoder:
-        """The user tower, as a server runs it."""
-        return UserEncoder(self._bundle.towers)
 
     def spread(self, query: np.ndarray) -> float:
         """The standard deviation of a query's scores over the bundle's items: √(qᵀ C q), C their vectors' covariance.

@@ -83,7 +83,7 @@ def user_vectors(live: LiveCatalogue, many: Sequence[Taken]) -> np.ndarray:
         live: the items.
         many: what each of B users took.
     """
-    bundle, encoder = live.bundle, live.derived.user_encoder
+    bundle, encoder = live.bundle, live.bundle.user_tower
     if len(many) == 1 and len(many[0]):
         one = many[0]
         return encoder(live.vectors(one.rows), *_marks(live, one), _profiles(live, many))[None]
@@ -106,7 +106,7 @@ def _embedded(live: LiveCatalogue, many: Sequence[Taken], lengths: np.ndarray) -
         for values, marks in zip((gaps, events), _marks(live, one), strict=True):
             if values is not None and marks is not None:
                 values[at, : len(one)] = marks
-    return live.derived.user_encoder.many(items, gaps, events, _profiles(live, many), lengths)
+    return live.bundle.user_tower.many(items, gaps, events, _profiles(live, many), lengths)
 
 
 def _marks(live: LiveCatalogue, one: Taken) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -1,5 +1,8 @@
 """How many recommendations a second go over HTTP, and how long one takes, beside the floors and peers of the same run.
 
+Known users without new events, whose answers need no tower; and histories of 20 in the request, which run it. The
+service has its online store, as it comes, and looks there for each known user.
+
     python -m benchmarks.serving --seconds 10 [--registry demo/registry]
 
 Every server runs around the same bundle, on loopback; rounds of all of them take turns, so that what else the machine
@@ -20,29 +23,30 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 from urllib.parse import quote
 
 import numpy as np
 
-from benchmarks.loads import Connection, get
+from benchmarks.loads import Connection, get, post
 from benchmarks.table import emit, parser
 
 CONNECTIONS = (1, 16)
 ROUNDS = 5
 K = 10
+HISTORY = 20
 Result = tuple[int, float, list[float]]  # requests, seconds taken, each one's seconds
 MOST_REQUESTS = 200_000  # a round ends at the latest here
 
 
-def load(port: int, paths: list[str], connections: int, seconds: float) -> Result:
+def load(port: int, asked: list[bytes], connections: int, seconds: float) -> Result:
     """Asks for `seconds` over keep-alive connections; returns requests, seconds taken and each latency in seconds."""
 
     async def run() -> Result:
         loop = asyncio.get_running_loop()
-        requests = itertools.cycle([get(path) for path in paths])
+        requests = itertools.cycle(asked)
         latencies_s: list[float] = []
         start = time.perf_counter()
 
@@ -74,6 +78,7 @@ def plain_fastapi(registry: str) -> Any:
     from fastapi import FastAPI, Query
     from pydantic import BaseModel
 
+    from recsys.recommender import Event
     from serve.opening import open_current
 
     recommender = open_current(registry)
@@ -95,6 +100,16 @@ def plain_fastapi(registry: str) -> Any:
 
     recommend.__annotations__ = {"user_id": str, "k": Annotated[int, Query(ge=1, le=500)], "include_seen": bool}
     app.get("/v1/users/{user_id}/recommendations", response_model=Recommendations)(recommend)
+
+    class Asked(BaseModel):
+        history: list[str | int] = []
+        k: int = K
+
+    async def from_history(body):  # type: ignore[no-untyped-def]
+        return recommender.recommend(history=[Event(item) for item in body.history], k=body.k)
+
+    from_history.__annotations__ = {"body": Asked}
+    app.post("/v1/recommendations", response_model=Recommendations)(from_history)
     return app
 
 
@@ -120,7 +135,7 @@ def serve_ray(registry: str, port: int, replicas: int) -> None:
     from serve.local import QUIET, ray_serve, stop_signal
     from serve.settings import Settings
 
-    with ray_serve("127.0.0.1", port, num_cpus=replicas + 1) as serve:
+    with tempfile.TemporaryDirectory() as folder, ray_serve("127.0.0.1", port, num_cpus=replicas + 1) as serve:
         from serve.app import build
 
         async def nothing(scope: Any, receive: Any, send: Any) -> None:
@@ -132,12 +147,16 @@ def serve_ray(registry: str, port: int, replicas: int) -> None:
         noop = serve.deployment(name="noop", max_ongoing_requests=256)(serve.ingress(lambda: nothing)()).bind()
         serve.run(noop, name="noop", route_prefix="/noop", logging_config=QUIET)
         serve.run(
-            build(Settings(registry=registry, replicas=replicas)), name="recsys", route_prefix="/", logging_config=QUIET
+            build(Settings(registry=registry, replicas=replicas, online=folder)),
+            name="recsys",
+            route_prefix="/",
+            logging_config=QUIET,
         )
         stop_signal().wait()
 
 
 PEER, RAY = "uvicorn + FastAPI", "Ray Serve + our app"
+FLOOR, WITH = "tower's forward + search", f", history of {HISTORY}"
 SERVERS: dict[str, Any] = {PEER: plain_fastapi, "uvicorn + our app": lean}
 
 
@@ -220,13 +239,49 @@ class InProcess:
         return ids.ids(np.random.default_rng(0).choice(len(ids), min(count, len(ids)), replace=False))
 
     @classmethod
+    def histories(cls, count: int) -> list[list[Any]]:
+        """Of items drawn at random, `HISTORY` each."""
+        ids, rng = cls.recommender.bundle.item_ids, np.random.default_rng(1)
+        return [ids.ids(rng.choice(len(ids), HISTORY, replace=False)) for _ in range(count)]
+
+    @classmethod
     def ask(cls, users: list[Any], seconds: float) -> Result:
         """Asks for one user after the other."""
+        return cls._timed(lambda user_id: cls.recommender.recommend(user_id=user_id, k=K), users, seconds)
+
+    @classmethod
+    def ask_with(cls, histories: list[list[Any]], seconds: float) -> Result:
+        """Asks with one history after the other."""
+        from recsys.recommender import Event
+
+        events = [[Event(item) for item in history] for history in histories]
+        return cls._timed(lambda history: cls.recommender.recommend(history=history, k=K), events, seconds)
+
+    @classmethod
+    def raw(cls, histories: list[list[Any]], seconds: float) -> Result:
+        """The floor of a request with a history: PyTorch's own forward pass of the tower, and FAISS's own search."""
+        import torch
+
+        bundle = cls.recommender.bundle
+        rows = [bundle.item_ids.rows(history) for history in histories]
+        gaps = np.zeros(HISTORY, dtype=np.int64) if bundle.history_times is not None else None
+        events = np.zeros(HISTORY, dtype=np.int64) if bundle.history_events is not None else None
+        profile = {name: np.zeros_like(values[:1]) for name, values in bundle.profiles.items()}
+        torch.set_num_threads(1)
+
+        def once(history: np.ndarray) -> None:
+            vector = bundle.towers.user_now(bundle.item_vectors[history], gaps, events, profile)
+            bundle.index.search(vector[None], K, exclude=history)
+
+        return cls._timed(once, rows, seconds)
+
+    @staticmethod
+    def _timed(work: Callable[[Any], object], over: list[Any], seconds: float) -> Result:
         latencies_s: list[float] = []
         start = now = time.perf_counter()
-        for user_id in itertools.cycle(users):
+        for each in itertools.cycle(over):
             before = now
-            cls.recommender.recommend(user_id=user_id, k=K)
+            work(each)
             now = time.perf_counter()
             latencies_s.append(now - before)
             if now - start > seconds:
@@ -255,12 +310,24 @@ def measure(said: argparse.Namespace) -> None:
         registry = said.registry or str(straight.apply(synthetic_registry, (folder,)))
         straight.apply(InProcess.open, (registry,))
         users = straight.apply(InProcess.users, (1000,))
+        histories = straight.apply(InProcess.histories, (1000,))
         paths = [f"/v1/users/{quote(str(user), safe='')}/recommendations?k={K}" for user in users]
-        targets = {name: (said.port + number, paths) for number, name in enumerate(SERVERS, 1)}
-        for name, (port, asked) in targets.items():
-            up.enter_context(server(name, registry, port, asked[0], said.replicas))
-        targets |= {RAY: (said.port, paths), "Ray Serve, no-op": (said.port, ["/noop/x"])}
+        ports = {name: said.port + number for number, name in enumerate(SERVERS, 1)}
+        for name, port in ports.items():
+            up.enter_context(server(name, registry, port, paths[0], said.replicas))
+        ports[RAY] = said.port
         up.enter_context(server("ray", registry, said.port, paths[0], said.replicas))
+        kinds = {
+            "": [get(path) for path in paths],
+            WITH: [post("/v1/recommendations", {"history": history, "k": K}) for history in histories],
+        }
+        targets = {name + kind: (port, asked) for kind, asked in kinds.items() for name, port in ports.items()}
+        targets["Ray Serve, no-op"] = (said.port, [get("/noop/x")])
+        alone: list[Any] = [
+            ("Recommender in process", straight, InProcess.ask, (users,)),
+            ("Recommender in process" + WITH, straight, InProcess.ask_with, (histories,)),
+            (FLOOR + WITH, straight, InProcess.raw, (histories,)),
+        ]
         for round_number in range(ROUNDS + 1):
             seconds = said.seconds / ROUNDS if round_number else 0.5  # the first one only warms up
             for connections in CONNECTIONS:
@@ -268,16 +335,21 @@ def measure(said: argparse.Namespace) -> None:
                     (name, generator, load, (*target, connections, seconds)) for name, target in targets.items()
                 ]
                 if connections == 1:
-                    turn.append(("Recommender in process", straight, InProcess.ask, (users, seconds)))
+                    turn += [(name, pool, function, (*given, seconds)) for name, pool, function, given in alone]
                 for name, pool, function, given in turn:
                     result = pool.apply(function, given)
                     if round_number:
                         taken.setdefault((name, connections), []).append(result)
     rows = [row(name, connections, results) for (name, connections), results in taken.items()]
-    rows.sort(key=lambda each: each["connections"])
-    by = {(each["what"], each["connections"]): each["requests/s"] for each in rows}
+    rows.sort(key=lambda each: (each["connections"], WITH in each["what"]))
+    by = {(each["what"], each["connections"]): each for each in rows}
     for each in rows:
-        each["× FastAPI"] = each["requests/s"] / by[PEER, each["connections"]]
+        kind = WITH if WITH in each["what"] else ""
+        peer = by[PEER + kind, each["connections"]]
+        each["× FastAPI"] = each["requests/s"] / peer["requests/s"]
+        each["p50 × FastAPI"] = each["p50 ms"] / peer["p50 ms"]
+        is_alone = kind and each["connections"] == 1
+        each["p50 × raw"] = each["p50 ms"] / by[FLOOR + WITH, 1]["p50 ms"] if is_alone else None
     emit(f"serving: k {K}, {said.replicas} replica(s), {ROUNDS} rounds in turn", rows, as_json=said.json)
 
 

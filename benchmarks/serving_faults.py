@@ -41,7 +41,8 @@ RATE = 300.0  # requests a second around a fault, if none is said: as fast as re
 STEADY_S = 5.0  # of load before and after each fault
 AWAY_S = 5.0  # how long Redis and the registry are gone
 SETTLED_S = 0.5  # after the last answer of the old bundle, what a swap cost may still show
-SWAP_EVERY_S = 20.0  # in the soak
+SWAP_EVERY_S = 5.0  # in the soak
+WARM_SWAPS = 4  # the first make room for a second bundle, which is kept for the next ones
 BLOCKS = 20  # the soak's memory is compared between as many stretches: neighbouring seconds are no two measurements
 
 
@@ -250,14 +251,14 @@ def faults(setting: Setting) -> list[dict[str, Any]]:
 def soak(setting: Setting) -> list[dict[str, Any]]:
     """Many requests with swaps and events: what memory the replicas hold, in stretches after a warm-up."""
     online = str(setting.folder / "online") if setting.has_online else ""
-    samples: list[tuple[int, dict[int, dict[str, float]]]] = []
+    samples: list[tuple[int, int, dict[int, dict[str, float]]]] = []
     swapped = 0
     with running(setting, setting.said.replicas, online) as service:
         live = service.bundle()
         with Load(setting.plan(service.port, events=0.02 if online else 0.0, name="soak")) as load:
             due = time.monotonic() + SWAP_EVERY_S
             while load.count < setting.said.requests:
-                samples.append((load.count, {pid: _memory_mb(pid) for pid in service.replicas()}))
+                samples.append((load.count, swapped, {pid: _memory_mb(pid) for pid in service.replicas()}))
                 if time.monotonic() > due:
                     (live,) = {*setting.bundles} - {live}
                     setting.promote(live)
@@ -268,10 +269,10 @@ def soak(setting: Setting) -> list[dict[str, Any]]:
                     break  # nothing is answered any more: the table says so
             noted = load.stop()
     rows = []
-    warm = [each for each in samples if each[0] > samples[-1][0] / 5]
-    for pid in sorted({pid for _, found in samples for pid in found}):
+    warm = [each for each in samples if each[0] > samples[-1][0] / 5 and each[1] >= WARM_SWAPS]
+    for pid in sorted({pid for *_, found in samples for pid in found}):
         for kind in ("resident", "anonymous"):
-            points = [(count, found[pid][kind]) for count, found in warm if pid in found]
+            points = [(count, found[pid][kind]) for count, _, found in warm if pid in found]
             if len(points) >= 2 * BLOCKS:
                 row = {"what": f"replica {pid}, {kind}", "requests": len(noted.at), "failed": int(noted.failed.sum())}
                 rows.append(row | {"swaps": swapped, "events": len(noted.accepted), **_slope(np.array(points))})

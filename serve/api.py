@@ -66,11 +66,11 @@ def documented(service: Service, observer: Observer) -> FastAPI:
         _endpoint(service.similar_to_these, body=models.similar_body)
     )
     api.post("/v1/why-not", **_answers(WhyNotAnswer, *posted))(_endpoint(service.why_not, body=models.why_not))
-    api.post("/v1/events", **_answers(Accepted, *posted, 501))(_endpoint(service.take_events, body=models.events))
-    api.put("/v1/items/{item_id:path}", **_answers(ItemState, 404, *posted, 501))(
+    api.post("/v1/events", **_answers(Accepted, *posted, 404))(_endpoint(service.take_events, body=models.events))
+    api.put("/v1/items/{item_id:path}", **_answers(ItemState, 404, *posted))(
         _endpoint(service.put_item, item_id=item_id, body=models.item)
     )
-    api.delete("/v1/items/{item_id:path}", **_answers(ItemState, 404, 422, 501, 503))(
+    api.delete("/v1/items/{item_id:path}", **_answers(ItemState, 404, 422, 503))(
         _endpoint(service.delete_item, item_id=item_id)
     )
     api.get("/v1/bundle", **_answers(BundleBody, 503))(_endpoint(service.about_bundle))

@@ -31,6 +31,7 @@ class Online:
         self._pause_s = pause_s
         self._observe = observe
         self._away_until = 0.0
+        self._failing = False
 
     async def events_of(self, user_id: str, limit: int) -> list[StoredEvent] | None:
         """The newest events of a user, oldest first; None while the store is away."""
@@ -38,9 +39,7 @@ class Online:
             return None
         try:
             events = await self._timed("events_of", self.store.events_of(user_id, limit))
-        except OnlineStoreError as error:
-            if not self._away_until:
-                log.error("requests go on without fresh events: %s", error)
+        except OnlineStoreError:
             self._away_until = time.monotonic() + self._pause_s
             return None
         self._away_until = 0.0
@@ -67,8 +66,7 @@ class Online:
             return await self._timed(operation, work)
         except ValueError as error:
             raise Refusal(422, str(error)) from None
-        except OnlineStoreError as error:
-            log.error("%s: %s", operation, error)
+        except OnlineStoreError:
             raise Refusal(
                 503, "what you sent could not be kept, and was not; send it again", headers={"Retry-After": "1"}
             ) from None
@@ -78,6 +76,14 @@ class Online:
         try:
             result = await work
             failed = False
-            return result
+        except OnlineStoreError as error:
+            if not self._failing:  # once, not once a request
+                log.error("requests go on without the online store: %s", error)
+            self._failing = True
+            raise
         finally:
             self._observe(operation, time.perf_counter() - began, failed)
+        if self._failing:
+            log.warning("%s answers again", self.store.address)
+        self._failing = False
+        return result

@@ -197,7 +197,7 @@ class Service:
 
     def _kept(self) -> Online:
         if self.online is None:
-            raise Refusal(501, "this service keeps no events and no live items; start it with an online store")
+            raise Refusal(404, "this service keeps neither events nor live items; start it with an online store")
         return self.online
 
     async def _query(self, recommender: Recommender, body: RecommendBody) -> tuple[Query, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jsonschema
 import kubernetes_validate  # type: ignore[import-untyped]
+import promql_parser
 import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
@@ -339,7 +340,6 @@ def test_every_query_can_be_answered(where, expression):
 
 @pytest.mark.parametrize(("where", "expression"), list(expressions()))
 def test_every_query_parses(where, expression):
-    promql_parser = pytest.importorskip("promql_parser", reason="needs promql-parser")
     promql_parser.parse(filled(expression))
 
 

@@ -247,5 +247,5 @@ def test_without_its_store_it_answers_on_and_takes_nothing(toy_bundle: Bundle, t
 def test_a_service_without_a_store_says_so(toy_bundle: Bundle) -> None:
     app = Application(Service(Limits(), Recommender(toy_bundle)))
     reply = asyncio.run(asked(app, "POST", "/v1/events", event(1)))
-    assert reply.status == 501
+    assert reply.status == 404
     assert "online store" in reply.json["detail"]

@@ -144,6 +144,8 @@ def environment(folder: Path) -> dict[str, str]:
         # Where replicas meet: what each has counted, and the lines that this process prints for them.
         metrics.FOLDER: str(folder / "metrics"),
         logs.SOCKET: str(folder / "log"),
+        # Bundles are opened by threads that come and go; with an arena each, their memory never comes back whole.
+        "MALLOC_ARENA_MAX": "2",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.ingress.middlewares",
         # Despite its name: off keeps Ray's own servers (control store, agents) to loopback on Linux too.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

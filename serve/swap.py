@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import threading
@@ -216,6 +217,9 @@ class Watcher:
         """Follows the registry by at most one bundle; returns the seconds until the next look."""
         if self._before() is not None:
             gc.collect()  # requests let go of it by themselves, unless it is held by a cycle
+        elif self._before is not _nothing:
+            self._before = _nothing
+            _give_back()
         try:
             wanted = self._wanted()
         except Exception as error:  # stores fail in their libraries' own ways; none of them may end the watch
@@ -293,6 +297,12 @@ class Watcher:
 
 def _nothing() -> None:
     return None
+
+
+def _give_back() -> None:
+    """Hands what a bundle took back to the system: glibc would keep it in pieces, more of them after each swap."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _now_ms() -> int:

@@ -36,7 +36,6 @@ def settle() -> None:
     A full collection of cycles walks a quarter of a million objects of the imported packages, in a fifth of a second in
     which nothing is answered. None of them is ever garbage, so none is walked again. A bundle must be: open it after.
     """
-    sys.setswitchinterval(SWITCH_S)
     gc.collect()
     gc.freeze()
 
@@ -48,6 +47,14 @@ def opener(registry: str) -> Callable[[str], Recommender]:
     """
 
     def opened(bundle: str) -> Recommender:
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)  # while there is a thread that computes; else it only costs
+        try:
+            return _opened(bundle)
+        finally:
+            sys.setswitchinterval(usual)
+
+    def _opened(bundle: str) -> Recommender:
         path = Registry(registry).bundle_path(bundle)
         with ThreadPoolExecutor(1, "verify", initializer=_give_way) as thread:
             manifest: Manifest = thread.submit(verify, path, KIND, FORMAT_VERSION).result()

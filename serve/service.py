@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from recsys.rules import RuleError, Rules
 from .answers import Batch
 from .load import Load
 from .online import Online
+from .pace import Pace
 from .problems import Refusal, refusal_of
 from .schemas import (
     BatchBody,
@@ -66,6 +67,7 @@ class Service:
         self.standing: Callable[[], dict[str, Any]] = dict  # how this replica stands to what it follows
         self.caught_up: Callable[[], Awaitable[bool]] = _at_once  # waits until what was just kept is in use here
         self._rules = rules or Rules()
+        self._pace = Pace()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="recommend")
 
     async def for_user(self, user_id: str, query: UserQuery) -> Answer:
@@ -85,21 +87,21 @@ class Service:
                 effort=effort,
             )
 
-        return _marked(await self._answered(work, slow=bool(since or self._rules or query.explain)), without)
+        kind = ("user", bool(since), bool(self._rules), query.explain)
+        return _marked(await self._answered(work, kind), without)
 
     async def for_request(self, body: RecommendBody) -> Answer:
         """The top k for a user, a history, or both, with items left out, filters and rules."""
         recommender = self._ready()
         query, without = await self._query(recommender, body)
-        # A history runs the user tower and a filter scans the catalogue: milliseconds, so not on the event loop.
-        slow = bool(query.history or query.filter or query.rules or query.explain)
-        return _marked(await self._answered(lambda: recommender.recommend(**_told(query)), slow=slow), without)
+        kind = ("asked", len(query.history) >> 4, bool(query.filter), bool(query.rules), query.explain)
+        return _marked(await self._answered(lambda: recommender.recommend(**_told(query)), kind), without)
 
     async def for_batch(self, body: BatchBody) -> Batch:
         """An answer to each of several requests, or the problem with it, in their order."""
         recommender = self._ready()
         asked = [await self._query(recommender, one) for one in body.requests]
-        given = await self._answered(lambda: recommender.recommend_many([query for query, _ in asked]), slow=True)
+        given = await self._answered(lambda: recommender.recommend_many([query for query, _ in asked]), None)
         return Batch(
             recommender.bundle.id,
             [
@@ -112,7 +114,7 @@ class Service:
         """The k items nearest to an item."""
         recommender = self._ready()
         return await self._answered(
-            lambda: recommender.similar([item_id], k=query.k, rules=self._rules), slow=bool(self._rules)
+            lambda: recommender.similar([item_id], k=query.k, rules=self._rules), ("similar", bool(self._rules))
         )
 
     async def similar_to_these(self, body: SimilarBody) -> Answer:
@@ -125,14 +127,15 @@ class Service:
                 body.items, features=body.features, k=body.k, exclude=body.exclude, filter=body.filter, rules=rules
             )
 
-        return await self._answered(work, slow=bool(body.features is not None or body.filter or rules))
+        kind = ("similar", body.features is not None, bool(body.filter), bool(rules))
+        return await self._answered(work, kind)
 
     async def why_not(self, body: WhyNotBody) -> dict[str, Any]:
         """Everything that keeps an item out of the answer to a request."""
         recommender = self._ready()
         query, _ = await self._query(recommender, body)
         told = _told(query, without=("explain", "effort"))
-        said = await self._answered(lambda: recommender.why_not(body.item_id, **told), slow=True)
+        said = await self._answered(lambda: recommender.why_not(body.item_id, **told), None)
         return {"bundle": recommender.bundle.id} | dataclasses.asdict(said)
 
     async def take_events(self, body: EventsBody) -> dict[str, int]:
@@ -225,9 +228,14 @@ class Service:
             return [], ("events",)
         return (recommender.fresh(user_id, events) if events else []), ()
 
-    async def _answered(self, work: Callable[[], _T], *, slow: bool) -> _T:
+    async def _answered(self, work: Callable[[], _T], kind: Hashable | None) -> _T:
+        """Does work of a kind that is known to be quick at once, and all other, such as of no kind, on a thread."""
         with _refused():
-            return await self._on_thread(work) if slow else work()
+            if kind is None:
+                return await self._on_thread(work)
+            if self._pace.is_quick(kind):
+                return self._pace.timed(kind, work)
+            return await self._on_thread(lambda: self._pace.timed(kind, work))
 
     async def _on_thread(self, work: Callable[[], _T]) -> _T:
         with self.load.waiting():

@@ -194,6 +194,7 @@ def test_slow_requests_wait_in_turn_while_quick_ones_pass_and_too_many_are_turne
     app = Application(service)
 
     async def run() -> tuple[list[Reply], Reply, Reply]:
+        assert (await asked(app, "GET", USER)).status == 200  # so that it is known to be quick
         waiting = [asyncio.create_task(asked(app, "POST", POST, {"history": ["i 1"]})) for _ in range(2)]
         await asyncio.sleep(0.05)
         passed = await asked(app, "GET", USER)

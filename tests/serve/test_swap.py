@@ -535,7 +535,16 @@ def test_digests_may_be_taken_by_another_and_the_rest_is_still_checked(
 
 def test_what_was_imported_is_not_walked_by_collections() -> None:
     assert gc.get_freeze_count() > 10_000
-    assert sys.getswitchinterval() == pytest.approx(SWITCH_S)
+
+
+def test_threads_give_way_sooner_while_a_bundle_is_opened_and_only_then(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, meanwhile = sys.getswitchinterval(), []
+    monkeypatch.setattr("serve.opening.warm", lambda _: meanwhile.append(sys.getswitchinterval()))
+    opener(str(registry.path))(str(registry.current))
+    assert meanwhile == [pytest.approx(SWITCH_S)]
+    assert sys.getswitchinterval() == pytest.approx(usual)
 
 
 def test_nothing_is_logged_as_an_error_when_all_is_well(

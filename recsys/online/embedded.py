@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.artifacts import sync_directory
+from recsys.online.commits import Commits
 from recsys.online.store import (
     FORMAT_VERSION,
     Accepted,
@@ -59,6 +60,7 @@ CREATE TABLE items (
     number INTEGER NOT NULL UNIQUE
 ) STRICT
 """
+_MOST_KNOWN = 10_000  # users whose events are kept until the next commit
 _WHOSE = """
 SELECT application_id, user_version, (SELECT COUNT(*) FROM sqlite_master)
 FROM pragma_application_id, pragma_user_version
@@ -125,6 +127,14 @@ class EmbeddedStore:
             raise _unusable(folder, error) from None
         # For the event loop's thread alone; whoever writes has the other connection.
         self._reader.execute("PRAGMA query_only = ON")
+        with _told(self._path):
+            self._reader.execute(_EVENTS_OF, ("", 0)).fetchall()  # which opens the file, and so its WAL index
+        try:
+            self._commits = Commits(self._path)
+        except OSError as error:
+            raise _unusable(folder, error) from None
+        self._state = b""
+        self._known: dict[tuple[str, int], list[StoredEvent]] = {}  # what was asked for since the last commit
         self._waiting: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._closed = False
         # A daemon, or a process that nobody closed the store of would not end; killing it loses nothing accepted.
@@ -137,12 +147,20 @@ class EmbeddedStore:
         return await self._written(lambda db: [db.execute(_ADD_EVENT, row).rowcount == 1 for row in rows])
 
     async def events_of(self, user_id: str, limit: int) -> list[StoredEvent]:
+        # Read before the query: what is committed between the two is found again, not missed.
+        state = self._commits.state()
+        if state != self._state or len(self._known) >= _MOST_KNOWN:
+            self._state, self._known = state, {}
+        if (known := self._known.get((user_id, limit))) is not None and not self._closed:
+            return known
         # Not on a thread: it takes microseconds, which is less than handing it over would.
         try:
             rows = self._reader.execute(_EVENTS_OF, (user_id, max(limit, 0))).fetchall()
         except sqlite3.Error as error:
             raise _failed(self._path, error) from None
-        return [StoredEvent(event_id, user_id, item_id, at, event) for event_id, item_id, at, event in reversed(rows)]
+        events = [StoredEvent(event_id, user_id, item_id, at, event) for event_id, item_id, at, event in reversed(rows)]
+        self._known[user_id, limit] = events
+        return events
 
     async def put_item(self, item: LiveItem) -> None:
         row = (item.item_id, features_json(item), item.available, item.changed)

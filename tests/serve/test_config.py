@@ -15,7 +15,7 @@ CONFIG = Path("configs/serving.yaml")
 
 
 def test_the_supplied_settings_are_taken_as_they_read() -> None:
-    said = Settings.model_validate({"registry": "shop/registry"} | yaml.safe_load(CONFIG.read_text()))
+    said = Settings.model_validate(yaml.safe_load(CONFIG.read_text()))
     assert (said.replicas, said.max_k, said.max_history) == (2, 100, 1000)
     assert said.rules.rules(Rules()) == Rules(
         caps=(Cap("brand", 3),), diversity=0.2, freshness=Freshness("added", 14, 0.5)
@@ -24,7 +24,7 @@ def test_the_supplied_settings_are_taken_as_they_read() -> None:
 
 def test_the_first_line_is_the_command_that_uses_them() -> None:
     first = CONFIG.read_text().splitlines()[0]
-    assert first == f"# recsys serve --registry shop/registry --config {CONFIG}"
+    assert first == f"# recsys serve --config {CONFIG}"
 
 
 @pytest.mark.parametrize(

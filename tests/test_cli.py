@@ -11,7 +11,7 @@ import yaml
 from recsys.cli import HELP, main
 
 FOLDER = Path(__file__).parents[1] / "configs"
-CONFIGS = sorted(set(FOLDER.glob("*.yaml")) - {FOLDER / "serving.yaml"})  # the service has no --print_config; tests/serve tries it
+CONFIGS = sorted(set(FOLDER.glob("*.yaml")) - {FOLDER / "serving.yaml"})  # no --print_config: see tests/serve
 COMMANDS = ("prepare", "fit", "validate", "test", "predict", "evaluate", "bundle", "serve")
 
 

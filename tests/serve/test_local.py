@@ -204,8 +204,8 @@ def test_a_process_left_behind_is_ended_and_another_folders_is_not() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--registry", "no/such/folder"], "no registry at no/such/folder"),
-        (["--registry", ".", "--replicas", "0"], "--replicas must be 1 or more"),
+        (["--registry", "no/such/folder"], "there is no registry at"),
+        (["--registry", ".", "--replicas", "0"], "replicas: Input should be greater than or equal to 1"),
         (["--registry", ".", "--port", "70000"], "--port must be 1 to 65535"),
         ([], "--registry"),
     ],

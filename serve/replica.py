@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from recsys.online.store import open_online
+from recsys.online.store import OnlineStore, OnlineStoreAway, OnlineStoreError, open_online
 from recsys.recommender import Recommender
 from recsys.rules import Rules
 
@@ -61,6 +61,7 @@ class Replica:
             timeout_s=settings.timeout_s,
         )
         self._tasks: list[asyncio.Task[None]] = []
+        self._unchecked: OnlineStore | None = None
         self._follower: Follower | None = None
         self._watcher: Watcher | None = None
 
@@ -69,7 +70,7 @@ class Replica:
         loop = asyncio.get_running_loop()
         current = Current(on_loop(loop, self._use))
         if self._online is not None:
-            await self._online.store.check()
+            await self._check_store(self._online.store)
             self._follower = Follower(self._online.store, current)
             await self._follower.first()
             self._follower.start()
@@ -109,6 +110,14 @@ class Replica:
             await self._online.store.close()
         await asyncio.to_thread(self._observer.close)
 
+    async def _check_store(self, store: OnlineStore) -> None:
+        """Refuses a store that would lose what it is given; one that is away is followed from when it is back."""
+        try:
+            await store.check()
+        except OnlineStoreAway as error:
+            log.error("a replica starts without its online store: %s", error)
+            self._unchecked = store
+
     def _use(self, recommender: Recommender) -> None:
         before, self.service.recommender = self.service.recommender, recommender
         if before is None or before.bundle is not recommender.bundle:
@@ -123,10 +132,17 @@ class Replica:
                 self._observer.follows(items, self._follower.standing.failing_since)
             if self._keys is not None:
                 self._observer.keys(self._keys.problem)
+            if self._unchecked is not None and self._follower is not None and not self._follower.standing.error:
+                store, self._unchecked = self._unchecked, None
+                try:
+                    await self._check_store(store)
+                except OnlineStoreError as error:  # too late to refuse it, but not to say so
+                    log.error("the online store is not to be trusted: %s", error)
 
     def _standing(self) -> dict[str, Any]:
-        assert self._watcher is not None
-        said = {"registry": dataclasses.asdict(self._watcher.standing)}
+        said: dict[str, Any] = {}
+        if self._watcher is not None:
+            said["registry"] = dataclasses.asdict(self._watcher.standing)
         if self._follower is not None:
             said["online"] = dataclasses.asdict(self._follower.standing)
         if self._keys is not None:

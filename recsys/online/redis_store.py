@@ -37,6 +37,7 @@ from recsys.online.store import (
     FORMAT_VERSION,
     Accepted,
     LiveItem,
+    OnlineStoreAway,
     OnlineStoreError,
     Row,
     StoredEvent,
@@ -366,7 +367,7 @@ class _Forbidden(OnlineStoreError):
 
 
 def _silence(address: str) -> OnlineStoreError:
-    return OnlineStoreError(f"{address} has kept silent; it is tried again every {_REST_S:g} s")
+    return OnlineStoreAway(f"{address} has kept silent; it is tried again every {_REST_S:g} s")
 
 
 def _failed(address: str, error: Exception) -> OnlineStoreError:
@@ -393,4 +394,4 @@ def _failed(address: str, error: Exception) -> OnlineStoreError:
             return OnlineStoreError(f"{address} refuses: {said}")
         case TypeError() | ValueError():
             return OnlineStoreError(f"{address} cannot be used: {said}")
-    return OnlineStoreError(f"{address} does not answer ({said}); see whether Redis runs and can be reached from here")
+    return OnlineStoreAway(f"{address} does not answer ({said}); see whether Redis runs and can be reached from here")

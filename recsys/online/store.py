@@ -54,6 +54,10 @@ class OnlineStoreError(Exception):
     """A store does not answer, or cannot keep what it is given; the message names its address and the fix."""
 
 
+class OnlineStoreAway(OnlineStoreError):
+    """A store does not answer now, for all one can tell only for a while."""
+
+
 class OnlineStore(Protocol):
     """Where events and live items are kept. One is used from one event loop; many may share what is kept.
 

@@ -146,7 +146,10 @@ class Observer:
         """Hands on what waits."""
         if self._handler is not None:
             for name in ("serve", "recsys"):
-                logging.getLogger(name).removeHandler(self._handler)
+                log = logging.getLogger(name)
+                log.removeHandler(self._handler)
+                log.setLevel(logging.NOTSET)
+                log.propagate = True
         self._metrics.close()
         if self._sink is not None:
             self._sink.close()

@@ -87,15 +87,14 @@ class Service:
                 effort=effort,
             )
 
-        # With its effort, so that what was made cheap under load does not wait behind what was not.
-        kind = ("user", bool(since), bool(self._rules), query.explain, effort)
+        kind = ("user", bool(since), bool(self._rules), query.explain)
         return _marked(await self._answered(work, kind), without)
 
     async def for_request(self, body: RecommendBody) -> Answer:
         """The top k for a user, a history, or both, with items left out, filters and rules."""
         recommender = self._ready()
         query, without = await self._query(recommender, body)
-        kind = ("asked", len(query.history) >> 4, bool(query.filter), bool(query.rules), query.explain, query.effort)
+        kind = ("asked", len(query.history) >> 4, bool(query.filter), bool(query.rules), query.explain)
         return _marked(await self._answered(lambda: recommender.recommend(**_told(query)), kind), without)
 
     async def for_batch(self, body: BatchBody) -> Batch:
@@ -114,29 +113,21 @@ class Service:
     async def similar_to(self, item_id: str, query: SimilarQuery) -> Answer:
         """The k items nearest to an item."""
         recommender = self._ready()
-        effort = self.load.effort()
         return await self._answered(
-            lambda: recommender.similar([item_id], k=query.k, rules=self._rules, effort=effort),
-            ("similar", bool(self._rules), effort),
+            lambda: recommender.similar([item_id], k=query.k, rules=self._rules), ("similar", bool(self._rules))
         )
 
     async def similar_to_these(self, body: SimilarBody) -> Answer:
         """The k items nearest to several, or to one that does not exist, by its features."""
         recommender = self._ready()
-        rules, effort = body.rules(self._rules), self.load.effort()
+        rules = body.rules(self._rules)
 
         def work() -> Answer:
             return recommender.similar(
-                body.items,
-                features=body.features,
-                k=body.k,
-                exclude=body.exclude,
-                filter=body.filter,
-                rules=rules,
-                effort=effort,
+                body.items, features=body.features, k=body.k, exclude=body.exclude, filter=body.filter, rules=rules
             )
 
-        kind = ("similar", body.features is not None, bool(body.filter), bool(rules), effort)
+        kind = ("similar", body.features is not None, bool(body.filter), bool(rules))
         return await self._answered(work, kind)
 
     async def why_not(self, body: WhyNotBody) -> dict[str, Any]:

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
-from typing import Any
 
 import pytest
 
 from recsys.recommender import Effort
-from serve.asgi import Application
 from serve.load import Load
 from serve.problems import Refusal
-from serve.service import Service
-from serve.settings import Shed
-from tests.serve.asking import Reply, asked
-from tests.serve.conftest import LIMITS
-from tests.serve.stand_in import StandIn
 
 STEPS = [(0, Effort.FULL), (1, Effort.FULL), (2, Effort.FEWER), (4, Effort.PREFIX), (6, Effort.POPULAR)]
 
@@ -67,32 +59,3 @@ def test_a_loop_that_is_held_up_is_noticed_and_forgotten_again() -> None:
     held_up, later = asyncio.run(run())
     assert held_up > 0.15
     assert later <= held_up / 2
-
-
-def test_popular_items_do_not_wait_behind_what_is_slow(stand_in: StandIn) -> None:
-    gate = threading.Event()
-    quick = stand_in.recommend
-
-    def slow(**asked_for: Any) -> Any:
-        if asked_for.get("effort") is not Effort.POPULAR:
-            gate.wait(10)
-        return quick(**asked_for)
-
-    stand_in.recommend = slow  # type: ignore[method-assign]
-    body = {"history": ["i 1"]}
-
-    async def run() -> Reply:
-        service = Service(LIMITS, stand_in, load=Load(4, Shed(fewer=0.75, cheaper=0.75, popular=0.75)))  # type: ignore[arg-type]
-        app = Application(service)
-        service._pace.timed(("asked", 0, False, False, False, Effort.POPULAR), lambda: None)  # it was quick before
-        waiting = [asyncio.create_task(asked(app, "POST", "/v1/recommendations", body)) for _ in range(3)]
-        await asyncio.sleep(0.05)
-        try:
-            async with asyncio.timeout(5):
-                return await asked(app, "POST", "/v1/recommendations", body)
-        finally:
-            gate.set()
-            await asyncio.gather(*waiting)
-
-    reply = asyncio.run(run())
-    assert (reply.status, reply.json["degraded"]) == (200, ["popular"])

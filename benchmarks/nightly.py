@@ -151,8 +151,8 @@ def _trained(folder: Path, config: Path, *, warm: bool) -> None:
                 item_UD = towers.item(catalogue.take(known))
                 history = F.embedding(torch.searchsorted(known, batch.history.items_BL), item_UD)
                 query_PD = towers.user(history, batch.history).flatten(0, 1)[batch.position_P]
-                target_P = torch.searchsorted(known, batch.target_P)
-                value = loss(query_PD, item_UD, target_P, None, None, unit=False)
+                target_T = torch.searchsorted(known, batch.target_T)
+                value = loss(query_PD, item_UD, target_T, None, None, None, unit=False)
             optimizer.zero_grad()
             value.backward()
             optimizer.step()

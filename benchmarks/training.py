@@ -121,7 +121,7 @@ def peer(epochs: int) -> dict[str, Any]:
 
 def positions(data: HistoryData) -> int:
     """Real targets of an epoch."""
-    return sum(len(batch.target_P) for batch in data.train_dataloader())
+    return sum(len(batch.target_T) for batch in data.train_dataloader())
 
 
 def row(name: str, seconds: list[float], count: int) -> dict[str, Any]:

@@ -19,22 +19,26 @@ from recsys.data.split import Queries
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """Histories and what came next at each of their positions.
+    """Histories, queries at some of their positions, and the right answers.
 
     Attributes:
         history: [B, L].
-        position_P: int64, real positions, as indices into the flattened [B·L].
-        target_P: int64, the item row taken right after each.
+        position_P: int64, of the queries, as indices into the flattened [B·L].
+        target_T: int64, item rows.
+        owner_T: int64, which query each target answers, ascending; None if each has one, in order.
         weight: what its mean loss counts for, where several workers share a batch (see `share`); 1 if none do.
     """
 
     history: History
     position_P: Tensor
-    target_P: Tensor
+    target_T: Tensor
+    owner_T: Tensor | None = None
     weight: float = 1.0
 
     def to(self, device: torch.device) -> TrainBatch:
-        return TrainBatch(self.history.to(device), self.position_P.to(device), self.target_P.to(device), self.weight)
+        owner_T = None if self.owner_T is None else self.owner_T.to(device)
+        position_P, target_T = self.position_P.to(device), self.target_T.to(device)
+        return TrainBatch(self.history.to(device), position_P, target_T, owner_T, self.weight)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ class History:
         events_BL: int64, event codes 0 … num_events − 1, or None.
         gaps_BL: int64, `gap_buckets` of the time since the interaction before, or None.
         users: encoded user features, feature name to [B, …]; empty if there are none.
+        times_BL: int64, milliseconds since 1970 of each interaction, or None.
+        asked_BL: int64, likewise, when the question at each position is asked: when the user's next interaction
+            happened, or, after the last, as soon as that one; or None.
     """
 
     items_BL: Tensor
@@ -33,6 +36,8 @@ class History:
     events_BL: Tensor | None
     gaps_BL: Tensor | None
     users: Mapping[str, Tensor]
+    times_BL: Tensor | None = None
+    asked_BL: Tensor | None = None
 
     def to(self, device: torch.device) -> History:
         """The same batch on another device."""
@@ -41,7 +46,15 @@ class History:
             return None if value is None else value.to(device, non_blocking=True)
 
         users = {name: moved(value) for name, value in self.users.items()}
-        return History(moved(self.items_BL), moved(self.lengths_B), moved(self.events_BL), moved(self.gaps_BL), users)
+        return History(
+            moved(self.items_BL),
+            moved(self.lengths_B),
+            moved(self.events_BL),
+            moved(self.gaps_BL),
+            users,
+            moved(self.times_BL),
+            moved(self.asked_BL),
+        )
 
 
 def gap_buckets(times: np.ndarray) -> np.ndarray:
@@ -58,6 +71,20 @@ def gap_buckets(times: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros_like(times[..., :1]), buckets], axis=-1)
 
 
+def waits(times: Tensor, asked: Tensor) -> Tensor:
+    """Buckets the time from each interaction to the question after it.
+
+    Args:
+        times: int64 milliseconds [...].
+        asked: int64 milliseconds [...].
+
+    Returns:
+        int64 [...]: 1 + log2(1 + seconds), at most GAP_BUCKETS − 1; 1 where the question came first.
+    """
+    seconds = (asked - times).clamp_min(0).double() / 1000
+    return (1 + torch.log2(1 + seconds)).long().clamp_max(GAP_BUCKETS - 1)
+
+
 def histories(
     dataset: Dataset, users: np.ndarray, starts: np.ndarray, ends: np.ndarray, profiles: Mapping[str, np.ndarray]
 ) -> History:
@@ -71,22 +98,41 @@ def histories(
         profiles: encoded features of all users, feature name to [num_users, …].
     """
     lengths = ends - starts
-    place = starts[:, None] + np.arange(lengths.max())
-    real = place < ends[:, None]
-    place = np.where(real, place, starts[:, None])
+    return histories_at(dataset, users, starts[:, None] + np.arange(lengths.max()), lengths, profiles)
+
+
+def histories_at(
+    dataset: Dataset, users: np.ndarray, place: np.ndarray, lengths: np.ndarray, profiles: Mapping[str, np.ndarray]
+) -> History:
+    """The interactions at given positions of each user, in the given order.
+
+    Args:
+        dataset: where they stand.
+        users: int64 [B], user rows.
+        place: int64 [B, L], positions; what stands behind a history's end is ignored.
+        lengths: int64 [B], at least 1, the largest of them L.
+        profiles: encoded features of all users, feature name to [num_users, …].
+    """
+    real = np.arange(place.shape[1]) < lengths[:, None]
+    place = np.where(real, place, place[:, :1])
 
     def padded(values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.where(real, values[place], 0).astype(np.int64))
 
-    gaps = None
+    gaps, times, asked = None, None, None
     if dataset.times is not None:
-        gaps = torch.from_numpy(np.where(real, gap_buckets(np.asarray(dataset.times[place])), 0))
+        when = np.asarray(dataset.times[place])
+        gaps, times = torch.from_numpy(np.where(real, gap_buckets(when), 0)), torch.from_numpy(when)
+        last = dataset.user_offsets[users + 1][:, None] - 1
+        asked = torch.from_numpy(np.asarray(dataset.times[np.minimum(place + 1, last)]))
     return History(
         items_BL=padded(dataset.items),
         lengths_B=torch.from_numpy(lengths.astype(np.int64)),
         events_BL=None if dataset.events is None else padded(dataset.events),
         gaps_BL=gaps,
         users={name: torch.from_numpy(values[users]) for name, values in profiles.items()},
+        times_BL=times,
+        asked_BL=asked,
     )
 
 

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 from recsys.artifacts import ArtifactError
 from recsys.data.batches import QueryBatch, Stream, TrainBatch, like_lengths, query_loader, refuse_other_ids, share
 from recsys.data.dataset import Dataset
-from recsys.data.history import histories
 from recsys.data.split import (
     Cuts,
     GivenSplit,
@@ -29,6 +28,7 @@ from recsys.data.split import (
     train_counts,
     unseen_targets,
 )
+from recsys.data.targets import AllActions, HeldOutPart, NextItem
 from recsys.data.vocabulary import FeatureEncoder, Input
 from recsys.data.warm import Before, WarmStartError, replayed
 
@@ -46,6 +46,9 @@ class HistoryData(pl.LightningDataModule):
         seed: of the order of batches, and of what training draws at random in each epoch.
         warm_start: the checkpoint that training starts from, whose rows and codes then keep their meaning; linked from
             the command line.
+        stretches: how many stretches of `max_length` targets a long history is learnt from, the newest ones; what is
+            older is left out.
+        targets: what training asks of a stretch: `NextItem`, `AllActions`, or for sets `HeldOutPart`.
         replay: with a warm start, the share of users trained on in an epoch, drawn anew each time, of those who have
             nothing newer than what the checkpoint was trained on; the others are all trained on, always.
     """
@@ -60,8 +63,12 @@ class HistoryData(pl.LightningDataModule):
         seed: int = 0,
         warm_start: Path | None = None,
         replay: float = 1.0,
+        stretches: int = 1,
+        targets: NextItem | AllActions | HeldOutPart = NextItem(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
+        if stretches < 1:
+            raise ValueError(f"data.stretches is {stretches}; learn from at least 1")
         if not 0 <= replay <= 1:
             raise ValueError(f"data.replay is {replay}; choose a share from 0 to 1")
         self.dataset = Dataset.open(dataset)
@@ -69,14 +76,18 @@ class HistoryData(pl.LightningDataModule):
         self.cuts: Cuts = self.split.cut(self.dataset)
         self.max_length = max_length
         # What is learnt from: each user's newest interactions, of which all but the first are targets.
-        ends = self.cuts.validation_start
-        starts = np.maximum(self.dataset.user_offsets[:-1], ends - self.max_length - 1)
-        self._starts = starts
-        position, lengths = np.arange(len(self.dataset)), np.diff(self.dataset.user_offsets)
-        is_target = (position > np.repeat(starts, lengths)) & (position < np.repeat(ends, lengths))
+        self._users, self._starts, self._ends = _stretches(self.dataset, self.cuts, self.max_length, stretches)
+        lengths = np.diff(self.dataset.user_offsets)
+        oldest = self.cuts.validation_start.copy()
+        np.minimum.at(oldest, self._users, self._starts)
+        position = np.arange(len(self.dataset))
+        is_target = (position > np.repeat(oldest, lengths)) & (
+            position < np.repeat(self.cuts.validation_start, lengths)
+        )
         self.batch_positions = batch_positions or int(np.clip(is_target.sum() // 50, 256, 8192))
         self.max_validation_queries = max_validation_queries
         self.seed = seed
+        self.targets = targets
         schema = self.dataset.schema
         counts = train_counts(self.dataset, self.cuts)
         if not counts.sum():
@@ -101,8 +112,9 @@ class HistoryData(pl.LightningDataModule):
             raise WarmStartError(f"{dataset} has nothing newer to train on than {warm_start} had; raise data.replay")
         # Each item's share of the targets of an epoch, as is expected: who is replayed counts as often as drawn.
         weights = np.repeat(np.where(self._news, 1.0, replay), lengths)[is_target]
-        targets = np.asarray(self.dataset.items)[is_target]
-        expected = np.bincount(targets, weights=weights, minlength=self.dataset.num_items)
+        expected = np.bincount(
+            np.asarray(self.dataset.items)[is_target], weights=weights, minlength=self.dataset.num_items
+        )
         self.frequency = (expected / (expected.sum() or 1)).astype(np.float32)
         self.item_codes = self.item_encoder.encode(item_table)
         self.profiles = self.user_encoder.encode(user_table)
@@ -130,7 +142,7 @@ class HistoryData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[TrainBatch]:
         """Batches of training sequences; where several workers train, each gets its share of every batch."""
-        starts, ends = self._starts, self.cuts.validation_start
+        users, starts, ends = self._users, self._starts, self._ends
         _, widths = self._drawn(0)
         if not len(widths):
             raise ValueError("no user has two interactions to train on; a target needs a history before it")
@@ -141,24 +153,28 @@ class HistoryData(pl.LightningDataModule):
             # same batches.
             now = self.trainer.current_epoch if self.trainer else 0
             rank, workers = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-            users, widths = self._drawn(now)
-            lengths = (ends - starts - 1)[users]
+            drawn, widths = self._drawn(now)
+            lengths = (ends - starts - 1)[drawn]
             for batch in like_lengths(widths, self.batch_positions, np.random.default_rng((self.seed, now))):
                 part, weight = share(batch, lengths, rank, workers)
-                chosen = users[part]
-                yield replace(self._train_batch(chosen, starts[chosen], ends[chosen]), weight=weight)
+                chosen = drawn[part]
+                drawing = np.random.default_rng((self.seed, now, int(drawn[batch[0]]), rank))
+                made = self.targets.batch(
+                    self.dataset, users[chosen], starts[chosen], ends[chosen], self.profiles, drawing
+                )
+                yield replace(made, weight=weight)
 
         return DataLoader(Stream(count, epoch), batch_size=None)
 
     def _drawn(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Whom an epoch trains on, and the length to batch each as: the same lengths in every epoch.
+        """What an epoch trains on, and the length to batch each stretch as: the same lengths in every epoch.
 
         Returns:
-            User rows, int64 [n], and their numbers of positions [n], at least their own.
+            Indices of stretches, int64 [n], and their numbers of positions [n], at least their own.
         """
-        lengths = self.cuts.validation_start - self._starts - 1
-        always = np.flatnonzero((lengths > 0) & self._news)
-        others = np.flatnonzero((lengths > 0) & ~self._news)
+        lengths, news = self._ends - self._starts - 1, self._news[self._users]
+        always = np.flatnonzero((lengths > 0) & news)
+        others = np.flatnonzero((lengths > 0) & ~news)
         chosen, widths = replayed(lengths[others], self.replay, np.random.default_rng((self.seed, epoch, 1)))
         return np.concatenate([always, others[chosen]]), np.concatenate([lengths[always], widths])
 
@@ -191,14 +207,6 @@ class HistoryData(pl.LightningDataModule):
         """Batches whose positions, between them, answer every query once."""
         return query_loader(self.dataset, queries, self.profiles, self.max_length)
 
-    def _train_batch(self, users: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> TrainBatch:
-        history = histories(self.dataset, users, starts, ends - 1, self.profiles)
-        width = history.items_BL.shape[1]
-        real = np.arange(width) < (ends - 1 - starts)[:, None]
-        next_place = np.minimum(starts[:, None] + 1 + np.arange(width), len(self.dataset) - 1)
-        targets = np.asarray(self.dataset.items)[next_place[real]].astype(np.int64)
-        return TrainBatch(history, torch.from_numpy(np.flatnonzero(real)), torch.from_numpy(targets))
-
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device)
 
@@ -225,3 +233,21 @@ class HistoryData(pl.LightningDataModule):
                     f"the checkpoint was trained with another {name.replace('_', ' ')} than {self.dataset.path} has "
                     f"under {self.split}; use the dataset and the split it was trained on, and its warm_start if any"
                 )
+
+
+def _stretches(dataset: Dataset, cuts: Cuts, length: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The newest `count` stretches of each training history, each of up to `length` targets and what stands before it.
+
+    The oldest item of one is the newest target of the stretch before, so that no target comes twice.
+
+    Returns:
+        User rows, starts and ends (exclusive), int64 [S]; at least one a user, which may be empty.
+    """
+    users, ends, begin = np.arange(dataset.num_users), cuts.validation_start, dataset.user_offsets[:-1]
+    found = []
+    for _ in range(count):
+        starts = np.maximum(begin[users], ends - length - 1)
+        found.append((users, starts, ends))
+        more = starts > begin[users]
+        users, ends = users[more], starts[more] + 1
+    return tuple(np.concatenate(part) for part in zip(*found, strict=True))  # type: ignore[return-value]

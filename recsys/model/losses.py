@@ -1,6 +1,8 @@
 """Losses over inner products: full and sampled softmax, pure functions with the formula's source beside them.
 
-Shapes: P positions (query–target pairs), N items of the catalogue, S sampled negatives, D dimensions.
+Shapes: P positions (queries), T targets, N items of the catalogue, S sampled negatives, D dimensions. A query has one
+target, T = P; or `owner_T` int64 says which query each target belongs to, ascending, and each target counts alike
+(the multinomial likelihood of Liang et al., 2018, "Variational Autoencoders for Collaborative Filtering", eq. 2).
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from torch.nn.functional import normalize
 _CHUNK_ELEMENTS = 1 << 21  # logits held at once: small enough to stay in the processor's cache
 
 
-def full_softmax(query_PD: Tensor, item_ND: Tensor, target_P: Tensor, scale: float = 1.0) -> Tensor:
+def full_softmax(
+    query_PD: Tensor, item_ND: Tensor, target_T: Tensor, scale: float = 1.0, owner_T: Tensor | None = None
+) -> Tensor:
     """Mean cross-entropy of each target against the whole catalogue: −log softmax(scale · q·Vᵀ)[target].
 
     Never holds the [P, N] logits: a chunk of positions is scored, and its gradient taken, while it is in cache
@@ -26,56 +30,65 @@ def full_softmax(query_PD: Tensor, item_ND: Tensor, target_P: Tensor, scale: flo
     Args:
         query_PD: query vectors.
         item_ND: item vectors.
-        target_P: int64, the row of each query's right answer.
+        target_T: int64, the rows of the queries' right answers.
         scale: what inner products are multiplied by, 1/τ.
+        owner_T: whose answers they are; one each, in order, if left out.
 
     Returns:
         A scalar, in float32.
     """
-    return _FullSoftmax.apply(query_PD, item_ND, target_P, scale)
+    return _FullSoftmax.apply(query_PD, item_ND, target_T, scale, owner_T)
 
 
 class _FullSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query_PD: Tensor, item_ND: Tensor, target_P: Tensor, scale: float) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, query_PD: Tensor, item_ND: Tensor, target_T: Tensor, scale: float, owner_T: Tensor | None
+    ) -> Tensor:
         device = query_PD.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
         with torch.no_grad(), torch.autocast(device, enabled=False):
             query = (query_PD * scale).to(dtype)
             item = item_ND.to(dtype)
-            positions = len(query)
+            if owner_T is None:
+                owner_T = torch.arange(len(query), device=query.device)
+            count_P = torch.bincount(owner_T, minlength=len(query)).to(dtype)[:, None]
             grad_query = torch.empty_like(query_PD, dtype=dtype)
             grad_item = torch.zeros_like(item_ND, dtype=torch.float32)
             loss = torch.zeros((), dtype=torch.float32, device=query.device)
             step = max(16, _CHUNK_ELEMENTS // max(1, len(item)))
-            for start in range(0, positions, step):
-                q, target = query[start : start + step], target_P[start : start + step]
-                row = torch.arange(len(q), device=q.device)
+            starts = range(0, len(query), step)
+            cuts = torch.searchsorted(owner_T, torch.tensor([*starts, len(query)], device=query.device)).tolist()
+            one = -torch.ones((), dtype=dtype, device=query.device)
+            for start, first, end in zip(starts, cuts, cuts[1:], strict=False):
+                q, target, row = query[start : start + step], target_T[first:end], owner_T[first:end] - start
                 probability = torch.softmax(q @ item.T, dim=1)
-                at_target = probability[row, target]
-                loss -= at_target.float().clamp_min(torch.finfo(torch.float32).tiny).log().sum()
-                probability[row, target] = at_target - 1  # the gradient of the logits; scatter_ copies
+                loss -= probability[row, target].float().clamp_min(torch.finfo(torch.float32).tiny).log().sum()
+                probability *= count_P[start : start + step]
+                probability.index_put_((row, target), one, accumulate=True)  # now the gradient of the logits
                 torch.mm(probability, item, out=grad_query[start : start + step])
                 grad_item += probability.T @ q
         ctx.save_for_backward(grad_query, grad_item)
-        ctx.factor = scale / max(1, positions), 1 / max(1, positions)
-        return loss / max(1, positions)
+        targets = max(1, len(target_T))
+        ctx.factor = scale / targets, 1 / targets
+        return loss / targets
 
     @staticmethod
-    def backward(ctx, *grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[no-untyped-def]
+    def backward(ctx, *grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # type: ignore[no-untyped-def]
         grad_query, grad_item = ctx.saved_tensors
         for_query, for_item = ctx.factor
-        return grad_query * (grad[0] * for_query), grad_item * (grad[0] * for_item), None, None
+        return grad_query * (grad[0] * for_query), grad_item * (grad[0] * for_item), None, None, None
 
 
 def sampled_softmax(
     query_PD: Tensor,
-    target_item_PD: Tensor,
-    target_P: Tensor,
+    target_item_TD: Tensor,
+    target_T: Tensor,
     negative_item_SD: Tensor,
     negative_S: Tensor,
     log_expected_count_S: Tensor,
     scale: float = 1.0,
+    owner_T: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy against a sample of the catalogue that estimates the full softmax.
 
@@ -88,17 +101,20 @@ def sampled_softmax(
 
     Args:
         query_PD: query vectors.
-        target_item_PD: the vectors of the right answers.
-        target_P: int64, their rows.
+        target_item_TD: the vectors of the right answers.
+        target_T: int64, their rows.
         negative_item_SD: the vectors of the sampled negatives, shared by all queries.
         negative_S: int64, their rows.
         log_expected_count_S: log(S·Q(j)) of each sampled j; see `mixed_log_expected_count`.
         scale: what inner products are multiplied by, 1/τ.
+        owner_T: whose answers they are; one each, in order, if left out.
     """
-    positive_P = (query_PD * target_item_PD).sum(1).float() * scale
-    negative_PS = (query_PD @ negative_item_SD.T).float() * scale - log_expected_count_S
-    negative_PS = negative_PS.masked_fill(negative_S == target_P[:, None], -math.inf)
-    return (torch.logaddexp(positive_P, negative_PS.logsumexp(1)) - positive_P).mean()
+    negative_TS = (query_PD @ negative_item_SD.T).float() * scale - log_expected_count_S
+    if owner_T is not None:
+        query_PD, negative_TS = query_PD[owner_T], negative_TS[owner_T]
+    positive_T = (query_PD * target_item_TD).sum(1).float() * scale
+    negative_TS = negative_TS.masked_fill(negative_S == target_T[:, None], -math.inf)
+    return (torch.logaddexp(positive_T, negative_TS.logsumexp(1)) - positive_T).mean()
 
 
 def mixed_log_expected_count(
@@ -151,12 +167,18 @@ class Loss(ABC):
         return (full, *self.matryoshka)
 
     @abstractmethod
-    def draw(self, target_P: Tensor, known_K: Tensor) -> Tensor | None:
+    def draw(self, target_T: Tensor, known_K: Tensor) -> Tensor | None:
         """The rows [S] to contrast the targets with; None for all K that training knows."""
 
     @abstractmethod
     def of(
-        self, query_PD: Tensor, item_UD: Tensor, target_P: Tensor, negative_S: Tensor | None, log_count_S: Tensor | None
+        self,
+        query_PD: Tensor,
+        item_UD: Tensor,
+        target_T: Tensor,
+        owner_T: Tensor | None,
+        negative_S: Tensor | None,
+        log_count_S: Tensor | None,
     ) -> Tensor:
         """The loss of one prefix; targets and negatives are places in `item_UD`."""
 
@@ -168,7 +190,8 @@ class Loss(ABC):
         self,
         query_PD: Tensor,
         item_UD: Tensor,
-        target_P: Tensor,
+        target_T: Tensor,
+        owner_T: Tensor | None,
         negative_S: Tensor | None,
         log_count_S: Tensor | None,
         *,
@@ -177,7 +200,7 @@ class Loss(ABC):
         """The mean of the losses over the full vectors and each Matryoshka prefix."""
         sizes = self.dimensions(query_PD.shape[1])
         losses = [
-            self.of(query, item, target_P, negative_S, log_count_S)
+            self.of(query, item, target_T, owner_T, negative_S, log_count_S)
             for query, item in (prefixes((query_PD, item_UD), size, unit=unit) for size in sizes)
         ]
         return torch.stack(losses).mean()
@@ -189,13 +212,19 @@ class FullSoftmax(Loss):
     Items that nobody took yet are no negatives: they would be pushed away from everybody before their first day.
     """
 
-    def draw(self, target_P: Tensor, known_K: Tensor) -> None:
+    def draw(self, target_T: Tensor, known_K: Tensor) -> None:
         return None
 
     def of(
-        self, query_PD: Tensor, item_UD: Tensor, target_P: Tensor, negative_S: Tensor | None, log_count_S: Tensor | None
+        self,
+        query_PD: Tensor,
+        item_UD: Tensor,
+        target_T: Tensor,
+        owner_T: Tensor | None,
+        negative_S: Tensor | None,
+        log_count_S: Tensor | None,
     ) -> Tensor:
-        return full_softmax(query_PD, item_UD, target_P, self.scale)
+        return full_softmax(query_PD, item_UD, target_T, self.scale, owner_T)
 
 
 class SampledSoftmax(Loss):
@@ -216,9 +245,9 @@ class SampledSoftmax(Loss):
         self.uniform = uniform
         self.in_batch = in_batch
 
-    def draw(self, target_P: Tensor, known_K: Tensor) -> Tensor:
-        even = known_K[torch.randint(len(known_K), (self.uniform,), device=target_P.device)]
-        popular = target_P[torch.randint(len(target_P), (self.in_batch,), device=target_P.device)]
+    def draw(self, target_T: Tensor, known_K: Tensor) -> Tensor:
+        even = known_K[torch.randint(len(known_K), (self.uniform,), device=target_T.device)]
+        popular = target_T[torch.randint(len(target_T), (self.in_batch,), device=target_T.device)]
         return torch.cat([even, popular])
 
     def log_expected_count(self, negative_S: Tensor, frequency_N: Tensor, num_known: int) -> Tensor:
@@ -231,10 +260,16 @@ class SampledSoftmax(Loss):
         )
 
     def of(
-        self, query_PD: Tensor, item_UD: Tensor, target_P: Tensor, negative_S: Tensor | None, log_count_S: Tensor | None
+        self,
+        query_PD: Tensor,
+        item_UD: Tensor,
+        target_T: Tensor,
+        owner_T: Tensor | None,
+        negative_S: Tensor | None,
+        log_count_S: Tensor | None,
     ) -> Tensor:
         if negative_S is None or log_count_S is None:
             raise ValueError("sampled softmax needs its negatives; draw them first")
         return sampled_softmax(
-            query_PD, item_UD[target_P], target_P, item_UD[negative_S], negative_S, log_count_S, self.scale
+            query_PD, item_UD[target_T], target_T, item_UD[negative_S], negative_S, log_count_S, self.scale, owner_T
         )

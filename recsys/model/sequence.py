@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import cast
 
 import torch
@@ -56,6 +57,71 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return (score.softmax(-1).to(value.dtype) @ value.flatten(0, 1)).view(query.shape)
 
 
+def self_attention(qkv_BLE: Tensor, heads: int) -> Tensor:
+    """Causal attention of several heads over one history each.
+
+    Histories are aligned left, so a causal mask alone keeps padding out of every real position.
+
+    Args:
+        qkv_BLE: [B, L, 3·D], queries, keys and values.
+        heads: H; divides D.
+
+    Returns:
+        [B, L, D].
+    """
+    batch, length, width = qkv_BLE.shape
+    query, key, value = qkv_BLE.view(batch, length, 3, heads, width // 3 // heads).permute(2, 0, 3, 1, 4)
+    return causal_attention(query, key, value).transpose(1, 2).reshape(batch, length, width // 3)
+
+
+class Encoder(nn.Module, ABC):
+    """From what a user took, in order, to what they want next at each point; a configuration names the class.
+
+    Args:
+        dimension: D.
+        blocks: how many are stacked.
+        heads: attention heads a block; must divide `dimension`.
+        dropout: share of activations dropped while training.
+        max_length: the longest history there will be.
+        timed: whether the times of interactions are known.
+
+    Attributes:
+        ordered: whether positions say something, and are embedded.
+    """
+
+    ordered = True
+
+    def __init__(
+        self, *, dimension: int, blocks: int, heads: int, dropout: float, max_length: int, timed: bool
+    ) -> None:
+        super().__init__()
+        if dimension % heads:
+            raise ValueError(f"{heads} heads do not divide dimension {dimension}; choose another number of heads")
+        self.blocks = nn.ModuleList(
+            self.block(dimension=dimension, heads=heads, dropout=dropout, max_length=max_length, timed=timed)
+            for _ in range(blocks)
+        )
+        self.norm = nn.LayerNorm(dimension)
+
+    @staticmethod
+    @abstractmethod
+    def block(*, dimension: int, heads: int, dropout: float, max_length: int, timed: bool) -> nn.Module:
+        """One of the blocks."""
+
+    def forward(self, x_BLD: Tensor, times_BL: Tensor | None = None, asked_BL: Tensor | None = None) -> Tensor:
+        """Args:
+            x_BLD: the embedded interactions; position p sees positions 0 … p only.
+            times_BL: int64 milliseconds, when each happened; needed if `timed`, and read by those that can.
+            asked_BL: int64 milliseconds, when the question at each position is asked; when it happened if left out.
+
+        Returns:
+            [B, L, D], normalised.
+        """
+        for block in self.blocks:
+            x_BLD = block(x_BLD)
+        return cast(Tensor, self.norm(x_BLD))
+
+
 class TransformerBlock(nn.Module):
     """A pre-norm causal transformer block (Vaswani et al., 2017; pre-norm: Xiong et al., 2020).
 
@@ -77,35 +143,16 @@ class TransformerBlock(nn.Module):
         self.contract = nn.Linear(4 * dimension, dimension)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        batch, length, dimension = x_BLD.shape
-        qkv = self.query_key_value(self.norm_attention(x_BLD))
-        query, key, value = qkv.view(batch, length, 3, self.heads, dimension // self.heads).permute(2, 0, 3, 1, 4)
-        # Histories are aligned left, so a causal mask alone keeps padding out of every real position.
-        attended = causal_attention(query, key, value)
-        attended = self.output(attended.transpose(1, 2).reshape(batch, length, dimension))
-        x_BLD = x_BLD + self.dropout(attended)
+        attended = self_attention(self.query_key_value(self.norm_attention(x_BLD)), self.heads)
+        x_BLD = x_BLD + self.dropout(self.output(attended))
         hidden = self.contract(F.gelu(self.expand(self.norm_feedforward(x_BLD))))
         return x_BLD + self.dropout(hidden)
 
 
-class Transformer(nn.Module):
-    """A stack of causal blocks and a final normalisation; position p sees positions 0 … p only.
+class Transformer(Encoder):
+    """Plain pre-norm blocks: enough while there are two to four of them."""
 
-    Args:
-        dimension: D.
-        blocks, heads, dropout: as `TransformerBlock`.
-    """
-
-    def __init__(self, *, dimension: int, blocks: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        if dimension % heads:
-            raise ValueError(f"{heads} heads do not divide dimension {dimension}; choose another number of heads")
-        self.blocks = nn.ModuleList(
-            TransformerBlock(dimension=dimension, heads=heads, dropout=dropout) for _ in range(blocks)
-        )
-        self.norm = nn.LayerNorm(dimension)
-
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        for block in self.blocks:
-            x_BLD = block(x_BLD)
-        return cast(Tensor, self.norm(x_BLD))
+    @staticmethod
+    def block(*, dimension: int, heads: int, dropout: float, max_length: int, timed: bool) -> nn.Module:
+        """As `Encoder.block`."""
+        return TransformerBlock(dimension=dimension, heads=heads, dropout=dropout)

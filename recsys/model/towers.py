@@ -12,12 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from recsys.data.history import GAP_BUCKETS, History
+from recsys.data.history import GAP_BUCKETS, History, waits
 from recsys.data.vocabulary import UNKNOWN, Input
+from recsys.model.bag import Bag
 from recsys.model.features import FeatureSum
-from recsys.model.sequence import Dropout, Transformer
+from recsys.model.hstu import HSTU
+from recsys.model.ligr import LiGR
+from recsys.model.sequence import Dropout, Encoder, Transformer
 
 ITEM_ID = ""  # a declared feature always has a name
+ENCODERS: tuple[type[Encoder], ...] = (Transformer, LiGR, HSTU, Bag)  # those that sealed towers may name
 
 
 @dataclass(frozen=True)
@@ -45,17 +49,21 @@ class Architecture:
     Args:
         dimension: D, of user and item vectors.
         max_length: L, how many of the newest interactions of a history count.
-        blocks: transformer blocks.
+        encoder: what reads a history, by class: `Transformer`, `LiGR`, `HSTU`, or for sets `Bag`.
+        blocks: how many of the encoder's blocks are stacked.
         heads: attention heads a block.
         dropout: share of activations dropped while training.
         unit: whether vectors are scaled to length 1, so that scores are cosines.
         hidden: width of the item tower's MLP, as a multiple of `dimension`; 0 leaves the MLP out.
         id_dropout: share of items whose id is hidden in a training step, so that features alone learn to stand in.
         use_times: whether the gaps between interactions are embedded, where the log has times.
+        query_time: whether the towers are told when each question is asked; a user's vector then changes by the hour,
+            and is made for each request.
     """
 
     dimension: int = 64
     max_length: int = 200
+    encoder: type[Encoder] = Transformer
     blocks: int = 2
     heads: int = 2
     dropout: float = 0.2
@@ -63,6 +71,13 @@ class Architecture:
     hidden: int = 2
     id_dropout: float = 0.05
     use_times: bool = True
+    query_time: bool = False
+
+    def __post_init__(self) -> None:
+        if self.query_time and not self.use_times:
+            raise ValueError(
+                "query_time without use_times: towers that ignore times cannot be told when they are asked"
+            )
 
 
 class ItemTower(nn.Module):
@@ -121,14 +136,23 @@ class UserTower(nn.Module):
         self.register_buffer("rotation", None)
         self.unit = architecture.unit
         self.dropout = Dropout(architecture.dropout)
-        self.position = nn.Embedding(architecture.max_length, dimension)
+        ordered = architecture.encoder.ordered
+        self.position = nn.Embedding(architecture.max_length, dimension) if ordered else None
         self.event = nn.Embedding(sizes.num_events, dimension) if sizes.num_events > 1 else None
-        self.gap = nn.Embedding(GAP_BUCKETS, dimension) if sizes.has_times and architecture.use_times else None
+        timed = sizes.has_times and architecture.use_times
+        self.timed, self.query_time = timed, timed and architecture.query_time
+        self.gap = nn.Embedding(GAP_BUCKETS, dimension) if timed else None
+        self.wait = nn.Embedding(GAP_BUCKETS, dimension) if self.query_time else None
         self.profile = FeatureSum(sizes.user_inputs, dimension, std=0.02) if sizes.user_inputs else None
-        self.encoder = Transformer(
-            dimension=dimension, blocks=architecture.blocks, heads=architecture.heads, dropout=architecture.dropout
+        self.encoder = architecture.encoder(
+            dimension=dimension,
+            blocks=architecture.blocks,
+            heads=architecture.heads,
+            dropout=architecture.dropout,
+            max_length=architecture.max_length,
+            timed=timed,
         )
-        for embedding in (self.position, self.event, self.gap):
+        for embedding in (self.position, self.event, self.gap, self.wait):
             if embedding is not None:
                 nn.init.normal_(embedding.weight, std=0.02)
 
@@ -143,14 +167,19 @@ class UserTower(nn.Module):
         if self.rotation is not None:  # it was trained on item vectors as they were before
             item_BLD = item_BLD @ self.rotation.T
         # Item vectors have entries of about 1/√D; the encoder wants them of about 1.
-        x_BLD = item_BLD * item_BLD.shape[-1] ** 0.5 + self.position.weight[: item_BLD.shape[1]]
+        x_BLD = item_BLD * item_BLD.shape[-1] ** 0.5
+        if self.position is not None:
+            x_BLD = x_BLD + self.position.weight[: item_BLD.shape[1]]
         if self.event is not None and history.events_BL is not None:
             x_BLD = x_BLD + self.event(history.events_BL)
         if self.gap is not None and history.gaps_BL is not None:
             x_BLD = x_BLD + self.gap(history.gaps_BL)
         if self.profile is not None:
             x_BLD = x_BLD + self.profile(history.users)[:, None]
-        x_BLD = self.encoder(self.dropout(x_BLD)).float()
+        times_BL, asked_BL = history.times_BL, history.asked_BL if self.query_time else None
+        if self.wait is not None and times_BL is not None and asked_BL is not None:
+            x_BLD = x_BLD + self.wait(waits(times_BL, asked_BL))
+        x_BLD = self.encoder(self.dropout(x_BLD), times_BL if self.timed else None, asked_BL).float()
         x_BLD = normalize(x_BLD, dim=-1) if self.unit else x_BLD
         return x_BLD if self.rotation is None else x_BLD @ self.rotation
 
@@ -190,7 +219,8 @@ class Towers(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """Sizes and architecture as plain JSON values; `from_config` builds untrained towers from them."""
-        said = {"sizes": dataclasses.asdict(self.sizes), "architecture": dataclasses.asdict(self.architecture)}
+        architecture = dataclasses.asdict(self.architecture) | {"encoder": self.architecture.encoder.__name__}
+        said = {"sizes": dataclasses.asdict(self.sizes), "architecture": architecture}
         return said if self.item.rotation is None else said | {"rotated": True}
 
     @classmethod
@@ -198,7 +228,10 @@ class Towers(nn.Module):
         sizes = dict(said["sizes"])
         for name in ("item_inputs", "user_inputs"):
             sizes[name] = tuple(Input(**given) for given in sizes[name])
-        return cls(Sizes(**sizes), Architecture(**said["architecture"]), rotated=said.get("rotated", False))
+        architecture = dict(said["architecture"])
+        encoders = {encoder.__name__: encoder for encoder in ENCODERS}
+        architecture["encoder"] = encoders[architecture.get("encoder", Transformer.__name__)]
+        return cls(Sizes(**sizes), Architecture(**architecture), rotated=said.get("rotated", False))
 
     def user_now(
         self,

@@ -100,20 +100,21 @@ class TwoTower(pl.LightningModule):
         return [Repeatable(), Finite()]
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
-        history_BL, target_P = batch.history.items_BL, batch.target_P
-        negative_S, log_count_S = self.loss.draw(target_P, self.known_K), None
+        history_BL, target_T = batch.history.items_BL, batch.target_T
+        negative_S, log_count_S = self.loss.draw(target_T, self.known_K), None
         row_U = self.known_K
         if negative_S is not None:
             log_count_S = self.loss.log_expected_count(negative_S, self.frequency_N, len(self.known_K))
-            row_U = torch.cat([history_BL.flatten(), target_P, negative_S]).unique()
+            row_U = torch.cat([history_BL.flatten(), target_T, negative_S]).unique()
             negative_S = torch.searchsorted(row_U, negative_S)
         # Each item of the step goes through its tower once, however often it occurs; rows become places among these.
         item_UD = self.towers.item(self.catalogue.take(row_U))
-        history_BL, target_P = torch.searchsorted(row_U, history_BL), torch.searchsorted(row_U, target_P)
+        history_BL, target_T = torch.searchsorted(row_U, history_BL), torch.searchsorted(row_U, target_T)
         query_BLD = self.towers.user(F.embedding(history_BL, item_UD), batch.history)
         query_PD = query_BLD.flatten(0, 1)[batch.position_P]
-        loss = self.loss(query_PD, item_UD, target_P, negative_S, log_count_S, unit=self.towers.architecture.unit)
-        positions = len(target_P) if batch.weight else 0  # of weight 0: what another worker counts already
+        unit = self.towers.architecture.unit
+        loss = self.loss(query_PD, item_UD, target_T, batch.owner_T, negative_S, log_count_S, unit=unit)
+        positions = len(target_T) if batch.weight else 0  # of weight 0: what another worker counts already
         self.log("train_loss", loss, prog_bar=True, on_epoch=True, on_step=False, batch_size=positions, sync_dist=True)
         return loss * batch.weight
 

@@ -57,7 +57,7 @@ def steps(data):
     """What training is shown: each real position's history of positions in the log, and its target row."""
     for batch in data.train_dataloader():
         length = batch.history.items_BL.shape[1]
-        for place, target in zip(batch.position_P.tolist(), batch.target_P.tolist(), strict=True):
+        for place, target in zip(batch.position_P.tolist(), batch.target_T.tolist(), strict=True):
             row, at = divmod(place, length)
             assert at < batch.history.lengths_B[row]
             yield tuple(batch.history.items_BL[row, : at + 1].tolist()), target
@@ -87,7 +87,7 @@ def test_what_happens_after_the_cut_cannot_reach_training(shop, split):
     spoilt = data_of(shop, split)
     spoilt.dataset = later
     for before, after in zip(data.train_dataloader(), spoilt.train_dataloader(), strict=True):
-        assert torch.equal(before.target_P, after.target_P)
+        assert torch.equal(before.target_T, after.target_T)
         assert torch.equal(before.history.items_BL, after.history.items_BL)
         assert torch.equal(before.history.events_BL, after.history.events_BL)
     assert held_out.sum() > 10
@@ -98,7 +98,7 @@ def test_vocabulary_and_popularity_come_from_before_the_cut(shop):
     late = data.dataset.item_ids.row("i19")  # taken at the very end only
     assert not data.trained[late]
     assert data.frequency[late] == 0
-    targets = np.concatenate([batch.target_P.numpy() for batch in data.train_dataloader()])
+    targets = np.concatenate([batch.target_T.numpy() for batch in data.train_dataloader()])
     shares = np.bincount(targets, minlength=data.num_items) / len(targets)
     np.testing.assert_allclose(data.frequency, shares, rtol=1e-6)  # of what is asked for: no user's first is
     assert "late" not in data.item_encoder.learnt["brand"]["vocabulary"]
@@ -118,7 +118,7 @@ def test_an_epoch_has_an_order_of_its_own_and_always_the_same(shop):
     def order(epoch, seed=0):
         data = data_of(shop, seed=seed)
         data.trainer = AtEpoch(epoch)
-        return [batch.target_P.tolist() for batch in data.train_dataloader()]
+        return [batch.target_T.tolist() for batch in data.train_dataloader()]
 
     assert order(3) == order(3)
     assert order(3) != order(4)
@@ -153,11 +153,11 @@ def test_workers_share_every_batch_that_one_alone_would_have(shop):
     assert [len(batches) for batches in shared] == [len(alone)] * 3
     for whole, *parts in zip(alone, *shared, strict=True):
         assert whole.weight == 1
-        counts = [len(part.target_P) if part.weight else 0 for part in parts]
-        assert sum(counts) == len(whole.target_P)
-        assert [part.weight for part in parts] == pytest.approx([3 * n / len(whole.target_P) for n in counts])
-        taken = torch.cat([part.target_P for part in parts if part.weight])
-        assert sorted(taken.tolist()) == sorted(whole.target_P.tolist())
+        counts = [len(part.target_T) if part.weight else 0 for part in parts]
+        assert sum(counts) == len(whole.target_T)
+        assert [part.weight for part in parts] == pytest.approx([3 * n / len(whole.target_T) for n in counts])
+        taken = torch.cat([part.target_T for part in parts if part.weight])
+        assert sorted(taken.tolist()) == sorted(whole.target_T.tolist())
 
 
 @pytest.mark.parametrize("budget", [1, 20, 1_000])
@@ -244,7 +244,7 @@ def test_a_split_that_leaves_nothing_to_train_on_is_refused(shop):
 
 def test_a_log_whose_users_took_one_item_each_is_refused(shop):
     data = data_of(shop)
-    data.cuts = dataclasses.replace(data.cuts, validation_start=data.dataset.user_offsets[:-1] + 1)
+    data._ends = data._starts + 1
     with pytest.raises(ValueError, match="no user has two interactions to train on; a target needs a"):
         data.train_dataloader()
 

@@ -98,7 +98,7 @@ def test_an_epoch_has_as_many_batches_as_every_other_and_trains_on_those_drawn(n
         assert (widths >= lengths[users]).all()
         firsts = sorted(row[0] for batch in batches for row in batch.history.items_BL.tolist())
         assert firsts == sorted(data.dataset.items[data._starts[users]].tolist())
-        assert sum(len(batch.target_P) for batch in batches) == lengths[users].sum()
+        assert sum(len(batch.target_T) for batch in batches) == lengths[users].sum()
 
 
 def test_popularity_is_what_an_epoch_is_expected_to_ask(nights, checkpoint):
@@ -106,7 +106,7 @@ def test_popularity_is_what_an_epoch_is_expected_to_ask(nights, checkpoint):
     counts = np.zeros(data.num_items)
     for batches in epochs(data, 400):
         for batch in batches:
-            counts += np.bincount(batch.target_P.numpy(), minlength=data.num_items)
+            counts += np.bincount(batch.target_T.numpy(), minlength=data.num_items)
     np.testing.assert_allclose(data.frequency, counts / counts.sum(), atol=0.01)
     whole = warm(nights, checkpoint()).frequency
     assert abs(whole - data.frequency).max() > 0.02

@@ -213,7 +213,7 @@ def test_a_matryoshka_loss_is_the_mean_over_its_prefixes(unit):
     parts = [
         cross_entropy(2 * q @ v.T, target) for q, v in (prefixes((query, item), size, unit=unit) for size in (8, 2, 4))
     ]
-    torch.testing.assert_close(loss(query, item, target, None, None, unit=unit), torch.stack(parts).mean())
+    torch.testing.assert_close(loss(query, item, target, None, None, None, unit=unit), torch.stack(parts).mean())
 
 
 @pytest.mark.parametrize("size", [0, -1, 8, 9])
@@ -238,4 +238,30 @@ def test_losses_that_cannot_be_are_refused(make, message):
 def test_a_sampled_loss_says_what_it_lacks():
     query, item, target = problem()
     with pytest.raises(ValueError, match="needs its negatives; draw them first"):
-        SampledSoftmax()(query, item, target, None, None, unit=False)
+        SampledSoftmax()(query, item, target, None, None, None, unit=False)
+
+
+# Query 0 has the targets 4 and 9, query 2 has 7, 7 and 1; query 1 has none.
+OWNER, ANSWERS = torch.tensor([0, 0, 2, 2, 2]), torch.tensor([4, 9, 7, 7, 1])
+
+
+@pytest.mark.parametrize("chunk", [1 << 21, 53 * 16])
+def test_several_answers_to_a_query_count_as_if_it_had_been_asked_as_often(chunk, monkeypatch):
+    monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", chunk)
+    query, item, _ = problem()
+    owner = torch.cat([OWNER, torch.tensor([35, 36, 36])])
+    answers = torch.cat([ANSWERS, torch.tensor([3, 2, 52])])
+    ours = value_and_gradients(lambda q, v: full_softmax(q, v, answers, 2.0, owner), query, item)
+    repeated = value_and_gradients(lambda q, v: cross_entropy(2 * q[owner] @ v.T, answers), query, item)
+    for got, expected in zip(ours, repeated, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_several_answers_to_a_query_in_the_sampled_loss():
+    query, item, _ = problem()
+    negative, log_count = torch.tensor([4, 8, 7]), torch.tensor([0.1, 0.2, 0.3])
+
+    def of(q, target, owner=None):
+        return sampled_softmax(q, item[target], target, item[negative], negative, log_count, 1.5, owner)
+
+    torch.testing.assert_close(of(query, ANSWERS, OWNER), of(query[OWNER], ANSWERS))

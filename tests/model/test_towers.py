@@ -14,7 +14,7 @@ from recsys.data.split import LeaveOneOut, Queries, everyone
 from recsys.data.vocabulary import UNKNOWN, Input
 from recsys.model.embed import Catalogue, query_vectors
 from recsys.model.features import FeatureSum
-from recsys.model.sequence import Dropout, Transformer, causal_attention
+from recsys.model.sequence import Dropout, causal_attention
 from recsys.model.towers import ITEM_ID, Architecture, Sizes, Towers
 
 SMALL = Architecture(dimension=8, max_length=6, blocks=2, heads=2, dropout=0.0)
@@ -67,24 +67,6 @@ def test_attention_is_torchs_in_value_and_gradients(training):
             strict=True,
         ):
             torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_a_later_interaction_changes_nothing_before_it(training):
-    torch.manual_seed(0)
-    encoder = Transformer(dimension=8, blocks=2, heads=2, dropout=0.0).train(training)
-    x_BLD = torch.randn(3, 6, 8)
-    changed = x_BLD.clone()
-    changed[:, 4, 0] += 1
-    with torch.set_grad_enabled(training):
-        before, after = encoder(x_BLD), encoder(changed)
-    torch.testing.assert_close(before[:, :4], after[:, :4], rtol=0, atol=1e-6)
-    assert ((before[:, 4:] - after[:, 4:]).norm(dim=-1) > 1e-3).all()
-
-
-def test_heads_that_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match="3 heads do not divide dimension 8; choose another number"):
-        Transformer(dimension=8, blocks=1, heads=3, dropout=0.0)
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean():

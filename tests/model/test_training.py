@@ -1,5 +1,6 @@
 """Training on the ring, end to end: what is learnt, resumed, opened again, and written for a mail campaign."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,9 +10,9 @@ import pytorch_lightning as pl
 import torch
 
 from recsys.cli import main
-from recsys.data.batches import TrainBatch
 from recsys.data.module import HistoryData
 from recsys.data.split import LeaveOneOut
+from recsys.data.targets import NextItem
 from recsys.ids import IdMap
 from recsys.model.embed import Trained
 from recsys.model.losses import FullSoftmax, SampledSoftmax
@@ -21,14 +22,14 @@ from recsys.recommender import Recommender
 from tests.toy import RING, USERS, ring_lengths
 
 
-def trained_on(toy, folder, loss=None, epochs=12, data_class=HistoryData, **changed):
+def trained_on(toy, folder, loss=None, epochs=12, targets=NextItem(), **changed):  # noqa: B008 (frozen)
     """Trains without the command line.
 
     Returns:
         The trainer, and what validation measured at the end.
     """
     pl.seed_everything(0, verbose=False)
-    data = data_class(toy.dataset, split=LeaveOneOut(), max_length=8, batch_positions=64)
+    data = HistoryData(toy.dataset, split=LeaveOneOut(), max_length=8, batch_positions=64, targets=targets)
     architecture = Architecture(dimension=16, max_length=8, blocks=1, heads=2, dropout=0.0, **changed)
     model = TwoTower(
         data.num_items, data.item_inputs, data.user_inputs, data.num_events, data.has_times,
@@ -65,16 +66,16 @@ def test_every_loss_learns_the_ring(toy, tmp_path, loss, unit):
     assert not trained.towers.training
 
 
-class Shuffled(HistoryData):
+class Shuffled(NextItem):
     """Each position's target is that of some other one."""
 
-    def _train_batch(self, *chosen):
-        batch = super()._train_batch(*chosen)
-        return TrainBatch(batch.history, batch.position_P, batch.target_P[torch.randperm(len(batch.target_P))])
+    def batch(self, *given):
+        made = super().batch(*given)
+        return dataclasses.replace(made, target_T=made.target_T[torch.randperm(len(made.target_T))])
 
 
 def test_what_cannot_be_known_is_not(toy, tmp_path):
-    _, said = trained_on(toy, tmp_path, data_class=Shuffled)
+    _, said = trained_on(toy, tmp_path, targets=Shuffled())
     # The target is one of those that the user has not taken, at any rank.
     chances = []
     for length in ring_lengths():

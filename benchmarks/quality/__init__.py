@@ -1,0 +1,1 @@
+"""Quality beside the best published figures: `python -m benchmarks.quality`."""

@@ -1,0 +1,100 @@
+"""The rows of the quality table: data, protocol, what is published, and what we aim at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.quality import data
+from recsys.data.sources import Tables
+
+CONFIGS = Path("configs/quality")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row, for each of its metrics.
+
+    Args:
+        name: of the row, its configuration and its results.
+        what: data and protocol, for people.
+        tables: makes the data.
+        metrics: names as `evaluate` gives them, at the protocol's cut-offs.
+        anchors: the best published figure of each metric; empty if there is none and the best baseline counts.
+        source: whose figures these are.
+        targets: what we aim at.
+        seeds: how many runs the figures are means of.
+    """
+
+    name: str
+    what: str
+    tables: Callable[[Path], Tables]
+    metrics: tuple[str, ...]
+    anchors: tuple[float, ...]
+    source: str
+    targets: tuple[float, ...]
+    seeds: int = 3
+
+    @property
+    def config(self) -> Path:
+        """What `recsys fit` is given."""
+        return CONFIGS / f"{self.name}.yaml"
+
+    @property
+    def cut_offs(self) -> list[int]:
+        """The k of the metrics."""
+        return sorted({int(metric.partition("@")[2]) for metric in self.metrics})
+
+
+AT_10 = ("hit_rate@10", "ndcg@10")
+AT_20 = ("recall@20", "ndcg@20")
+
+ROWS = (
+    Row(
+        "ml-1m-time-blind",
+        "MovieLens 1M, 3,416 items, leave-one-out, without the target's time",
+        data.movielens_frequent,
+        AT_10,
+        (0.3159, 0.1857),
+        "SASRec+, 3,000 negatives",
+        (0.335, 0.200),
+    ),
+    Row(
+        "ml-1m-time-aware",
+        "MovieLens 1M, 3,706 items, leave-one-out, with the target's time",
+        data.movielens_all,
+        AT_10,
+        (0.3642, 0.2164),
+        "HSTU-large (RecTools)",
+        (0.370, 0.220),
+        seeds=1,
+    ),
+    Row(
+        "beauty",
+        "Amazon Beauty 5-core, 12,101 items, leave-one-out",
+        data.beauty,
+        AT_10,
+        (0.0928, 0.0531),
+        "eSASRec; SASRec with sampled softmax",
+        (0.098, 0.056),
+    ),
+    Row(
+        "gowalla",
+        "Gowalla, LightGCN split, a tenth of train held out",
+        data.gowalla,
+        AT_20,
+        (0.1920, 0.1617),
+        "BSPM-EM; NESCL",
+        (0.192, 0.162),
+    ),
+)
+
+
+def named(name: str) -> Row:
+    """The row of that name.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return {row.name: row for row in ROWS}[name]

@@ -1,0 +1,120 @@
+"""One run of one row: prepared, trained through `recsys fit`, measured on validation and test, and written down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.quality.data import dataset
+from benchmarks.quality.rows import Row
+from recsys.data.dataset import Dataset
+from recsys.data.split import HeldOut, split_of
+from recsys.evaluate.ranking import evaluate
+from recsys.model.embed import TowerScorer, Trained
+from recsys.train import run
+
+RESULTS = Path(__file__).parent / "results"
+CODE = ("recsys/data", "recsys/model", "recsys/evaluate")
+
+
+def trained(row: Row, seed: int, raw: Path, work: Path) -> dict[str, Any]:
+    """Trains one seed, or goes on from where a stopped run of the same configuration and code was.
+
+    Args:
+        row: what to train.
+        seed: of all that is drawn.
+        raw: the folder that holds the public data.
+        work: where datasets and checkpoints go.
+
+    Returns:
+        The result, as it is also written to RESULTS.
+    """
+    path, out = dataset(row.tables, raw, work), work / row.name / str(seed)
+    config, code = row.config.read_text(encoding="utf-8"), code_digest()
+    out.mkdir(parents=True, exist_ok=True)
+    mark, made_of = out / "made-of.json", {"config": config, "code": code}
+    last = out / "last.ckpt"
+    if last.exists() and (not mark.exists() or json.loads(mark.read_text(encoding="utf-8")) != made_of):
+        last.unlink()
+        (out / "seconds.json").unlink(missing_ok=True)
+    mark.write_text(json.dumps(made_of), encoding="utf-8")
+    options = ["--config", str(row.config), "--data.dataset", str(path), "--out", str(out)]
+    options += ["--seed_everything", str(seed), "--data.seed", str(seed)]
+    began = time.perf_counter()
+    run(["fit", *options, *(["--ckpt_path", str(last)] if last.exists() else [])])
+    seconds = time.perf_counter() - began
+    said = measured(row, path, out / "best.ckpt")
+    result = {
+        "row": row.name,
+        "model": "two towers",
+        "seed": seed,
+        **said,
+        "seconds": round(seconds),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "dataset": Dataset.open(path, check=False).manifest.digest,
+        "code": code,
+        "config": config,
+    }
+    write(result, RESULTS / row.name / f"seed-{seed}.json")
+    return result
+
+
+def measured(row: Row, path: Path, checkpoint: Path) -> dict[str, Any]:
+    """Every metric of the row on both held-out parts, and the cut dimensions if the loss trained any."""
+    data, made = Dataset.open(path, check=False), Trained.open(checkpoint)
+    split = split_of(made.split)
+    cuts = split.cut(data)
+    parts: tuple[HeldOut, ...] = ("validation", "test")
+    said: dict[str, Any] = {}
+    for part in parts:
+        for dimension in made.dimensions:
+            result = evaluate(TowerScorer(made, data, dimension), data, cuts, part, split=split, ks=row.cut_offs)
+            figures = {name: result.accuracy[name].value for name in row.metrics}
+            widths = {name: result.accuracy[name].half_width for name in row.metrics}
+            here = said.setdefault(part, {"queries": result.conditions.num_queries, "dimensions": {}})
+            here["dimensions"][str(dimension)] = {"mean": figures, "half_width": widths}
+    said["epochs"] = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"]) + 1
+    return said
+
+
+def code_digest() -> str:
+    """sha256 over the sources that a figure depends on."""
+    files = sorted(file for folder in CODE for file in Path(folder).rglob("*.py"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    """A result as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(result, indent=1, default=float) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def saved(row: Row) -> list[dict[str, Any]]:
+    """The results of a row, by model and seed."""
+    files = sorted((RESULTS / row.name).glob("*.json"))
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
+def mean(values: list[float]) -> tuple[float, float | None]:
+    """The mean over seeds and the half width of its 95 % interval by Student's t; None with one seed."""
+    from scipy import stats
+
+    if len(values) < 2:
+        return float(np.mean(values)), None
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return float(np.mean(values)), half

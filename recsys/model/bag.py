@@ -1,0 +1,63 @@
+"""Bags: an encoder for histories that are sets."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys.model.sequence import Dropout, Encoder
+
+
+class BagBlock(nn.Module):
+    """A pre-norm feed-forward block with a residual.
+
+    Args:
+        dimension: D.
+        dropout: share of activations dropped while training.
+    """
+
+    def __init__(self, *, dimension: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = Dropout(dropout)
+        self.norm = nn.LayerNorm(dimension)
+        self.expand = nn.Linear(dimension, 2 * dimension)
+        self.contract = nn.Linear(2 * dimension, dimension)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        return x_BLD + self.dropout(self.contract(F.gelu(self.expand(self.norm(x_BLD)))))
+
+
+class Bag(Encoder):
+    """A weighted mean of what was taken, mapped to what is wanted: for users whose interactions have no order.
+
+    An item's weight is eˢ, with s linear in its vector. The mean runs over positions 0 … p, as every encoder's does,
+    so the last position has all of the set.
+    """
+
+    ordered = False
+
+    def __init__(
+        self, *, dimension: int, blocks: int, heads: int, dropout: float, max_length: int, timed: bool
+    ) -> None:
+        super().__init__(
+            dimension=dimension, blocks=blocks, heads=heads, dropout=dropout, max_length=max_length, timed=timed
+        )
+        self.weight = nn.Linear(dimension, 1, bias=False)
+        nn.init.zeros_(self.weight.weight)
+        self.map = nn.Linear(dimension, dimension, bias=False)
+        nn.init.eye_(self.map.weight)
+
+    @staticmethod
+    def block(*, dimension: int, heads: int, dropout: float, max_length: int, timed: bool) -> nn.Module:
+        """As `Encoder.block`."""
+        return BagBlock(dimension=dimension, dropout=dropout)
+
+    def forward(self, x_BLD: Tensor, times_BL: Tensor | None = None, asked_BL: Tensor | None = None) -> Tensor:
+        """As `Encoder.forward`."""
+        with torch.autocast(x_BLD.device.type, enabled=False):  # sums of hundreds want more than 8 bits
+            weight_BL1 = self.weight(x_BLD).clamp(-8, 8).exp()
+            mean_BLD = (weight_BL1 * x_BLD).cumsum(1) / weight_BL1.cumsum(1)
+        return super().forward(cast(Tensor, self.map(mean_BLD)))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 
 from benchmarks.quality.data import dataset
 from benchmarks.quality.rows import Row
@@ -21,6 +22,7 @@ from recsys.evaluate.ranking import evaluate
 from recsys.model.embed import TowerScorer, Trained
 from recsys.train import run
 
+MODEL = "two towers"
 RESULTS = Path(__file__).parent / "results"
 CODE = ("recsys/data", "recsys/model", "recsys/evaluate")
 
@@ -54,7 +56,7 @@ def trained(row: Row, seed: int, raw: Path, work: Path) -> dict[str, Any]:
     said = measured(row, path, out / "best.ckpt")
     result = {
         "row": row.name,
-        "model": "two towers",
+        "model": MODEL,
         "seed": seed,
         **said,
         "seconds": round(seconds),
@@ -112,8 +114,6 @@ def saved(row: Row) -> list[dict[str, Any]]:
 
 def mean(values: list[float]) -> tuple[float, float | None]:
     """The mean over seeds and the half width of its 95 % interval by Student's t; None with one seed."""
-    from scipy import stats
-
     if len(values) < 2:
         return float(np.mean(values)), None
     half = float(stats.t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / len(values) ** 0.5

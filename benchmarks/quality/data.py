@@ -102,6 +102,56 @@ def globo(raw: Path) -> Tables:
     return Tables(schema, Held("clicks", clicks))
 
 
+def movielens_cold(raw: Path) -> Tables:
+    """MovieLens 1M with a tenth of its films withheld from training, and another twentieth to choose on; plots, too."""
+    tables = _movielens(raw, 1)
+    plots: dict[str, list[str]] = {"item_id": [], "plot": [], "directors": [], "cast": []}
+    for line in (raw / "ml-1m-extra" / "movies_extrainfos.dat").read_text("latin-1").splitlines():
+        fields = line.split("::")
+        plots["item_id"].append(fields[0])
+        for name, place in (("directors", 6), ("cast", 8), ("plot", 9)):
+            plots[name].append(fields[place] if len(fields) > place else "")
+    films = _held(tables.items).join(pa.table(plots), "item_id")
+    more = (
+        Feature("plot", "text"),
+        Feature("directors", "multi", separator=", "),
+        Feature("cast", "multi", separator=", "),
+    )
+    said = tables.schema
+    assert said.items is not None
+    log = _held(tables.interactions)
+    log = log.take(pc.sort_indices(log, [("time", "ascending")]))
+    schema = Schema(
+        Interactions(user="user_id", item="item_id", part="part", user_type="integer", item_type="integer"),
+        Entity("item_id", said.items.features + more),
+        said.users,
+    )
+    return Tables(schema, _withheld(log, "user_id", "item_id"), Held("movies", films), tables.users)
+
+
+def beauty_cold(raw: Path) -> Tables:
+    """Amazon Beauty with a tenth of its items withheld from training, and another twentieth to choose on."""
+    tables = beauty(raw)
+    schema = Schema(Interactions(user="user", item="item", part="part"), tables.schema.items)
+    return Tables(schema, _withheld(_held(tables.interactions), "user", "item"), tables.items)
+
+
+def _withheld(log: pa.Table, user: str, item: str) -> Held:
+    """A log, oldest first, in which whatever was taken of withheld items comes last, as one set to be predicted."""
+    items = np.array(log.column(item).to_pylist())
+    chosen = np.random.default_rng(0).permutation(np.unique(items))
+    tenth = len(chosen) // 10
+    part = np.where(np.isin(items, chosen[:tenth]), 2, np.where(np.isin(items, chosen[tenth : tenth * 3 // 2]), 1, 0))
+    order = np.argsort(part, kind="stable")
+    names = np.array(["train", "validation", "test"])[part[order]]
+    return Held("log", pa.table({user: log.column(user).take(order), item: items[order], "part": names}))
+
+
+def _held(source: Source | None) -> pa.Table:
+    assert isinstance(source, Held)
+    return source.table
+
+
 def dataset(make: Callable[[Path], Tables], raw: Path, into: Path) -> Path:
     """The dataset that a function above describes, below `into`; prepared the first time only."""
     path = into / make.__name__

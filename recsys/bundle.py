@@ -16,13 +16,12 @@ from safetensors.torch import load_file
 
 from recsys.artifacts import ArtifactError, Manifest, read_manifest, verify
 from recsys.attributes import Attributes
-from recsys.data.history import gap_buckets
 from recsys.data.schema import Schema
 from recsys.data.vocabulary import FeatureEncoder
 from recsys.ids import IdMap
 from recsys.index.search import Index
 from recsys.model.embed import Catalogue
-from recsys.model.serving import UserEncoder
+from recsys.model.serving import UserEncoder, known_moments
 from recsys.model.towers import Towers
 
 KIND = "bundle"
@@ -37,7 +36,7 @@ class Bundle:
 
     Attributes:
         item_vectors: float32 [N, D].
-        user_vectors: float32 [U, D]; zeros for a user without a history.
+        user_vectors: float32 [U, D], right after what they took last; zeros for a user without a history.
         user_offsets: int64 [U + 1]; what user u took stands between offsets u and u + 1, oldest first.
         history_items: int32 [interactions], item rows.
         history_times: int64 [interactions], milliseconds since 1970; None if the log has no time.
@@ -210,6 +209,7 @@ class Bundle:
         items: np.ndarray | None = None,
         times: np.ndarray | None = None,
         events: np.ndarray | None = None,
+        asked: int | None = None,
     ) -> np.ndarray:
         """The vector of a user now: what the bundle knows of them, then what happened since.
 
@@ -218,6 +218,8 @@ class Bundle:
             items: int64 [n], item rows taken since, oldest first.
             times: int64 [n], milliseconds since 1970, −1 where unknown.
             events: int64 [n], event codes.
+            asked: when, milliseconds since 1970, which towers made with `query_time` are told; as soon as the newest
+                interaction happened if left out, as at sealing.
 
         Returns:
             float32 [D].
@@ -237,11 +239,6 @@ class Bundle:
             return np.concatenate([stored[known], since[skipped:]]).astype(np.int64)
 
         when = joined(self.history_times, np.full(len(fresh), -1) if times is None else times)
-        if when is not None:
-            # A moment that is not known is taken to be that of the interaction before, or at the start the one after.
-            place = np.maximum.accumulate(np.where(when >= 0, np.arange(len(when)), -1))
-            first = when[when >= 0][:1] if (when >= 0).any() else np.zeros(1, dtype=np.int64)
-            when = np.where(place >= 0, when[place], first)
         rows = joined(self.history_items, fresh)
         profile = {
             name: np.zeros_like(values[:1]) if user is None else values[[user]]
@@ -249,9 +246,10 @@ class Bundle:
         }
         return self.user_tower(
             self.item_vectors[rows],
-            None if when is None else gap_buckets(when),
+            None if when is None else known_moments(when, asked),
             joined(self.history_events, events),
             profile,
+            asked,
         )
 
 

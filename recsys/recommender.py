@@ -62,6 +62,7 @@ class Recommender:
             raise ValueError(f"the live catalogue is of bundle {self.live.bundle.id}, not {bundle.id}; make it anew")
         self.finder = Finder(self.live)
         self._event_codes = {name: code for code, name in enumerate(bundle.manifest.content["event_names"])}
+        self._told_when = bundle.towers.user.query_time  # then a vector that was stored is of another moment
 
     def with_live(self, items: Sequence[LiveItem]) -> Recommender:
         """The same bundle with what was said of items since: all of it, not only what is new.
@@ -97,7 +98,8 @@ class Recommender:
                 items: freshness is then weighed against the spread of popularity, diversity still between vectors.
             explain: whether to say, of each item, what pulled it up and where it stood before filter, seen and rules.
             effort: how much the answer may cost.
-            now_ms: from when freshness counts an item's age, milliseconds since 1970; now if left out.
+            now_ms: when it is asked, milliseconds since 1970, from which freshness counts an item's age, and which
+                towers made with `query_time` are told; now if left out.
 
         Returns:
             Strategy `personalised` for a user whom the bundle knows, `history` for one whom only the request tells of,
@@ -156,7 +158,7 @@ class Recommender:
         Raises:
             RequestError: as `recommend` would.
         """
-        now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms  # one for every list that is compared
+        now_ms = _now_ms() if now_ms is None else now_ms  # one for every list that is compared
         query = Query(user_id, history, k, exclude, include_seen, filter, rules, now_ms=now_ms)
         request = self.understood(query)
         self._embed([request])
@@ -279,6 +281,7 @@ class Recommender:
         user = None if query.user_id is None else bundle.user_ids.row(query.user_id)
         known = _NONE if user is None else bundle.seen(user)
         request, since = Request(query, "popular", user=user), _NONE
+        asked = (_now_ms() if query.now_ms is None else query.now_ms) if self._told_when else None
         if query.history:
             rows, codes = live.rows([event.item_id for event in query.history]), self._codes(query.history)
             used = rows >= 0
@@ -287,9 +290,13 @@ class Recommender:
             ]
             if len(since := rows[used]):
                 request.strategy = "personalised" if len(known) else "history"
-                request.taken = taken(live, user, since, _times(query.history)[used], codes[used])
+                request.taken = taken(live, user, since, _times(query.history)[used], codes[used], asked)
         if request.taken is None and len(known):
-            request.strategy, request.vector = "personalised", bundle.user_vectors[user]
+            request.strategy = "personalised"
+            if asked is None:
+                request.vector = bundle.user_vectors[user]
+            else:
+                request.taken = taken(live, user, asked=asked)
         self._narrow(request, [] if query.include_seen else [live.now(known), since])
         return request
 
@@ -390,6 +397,10 @@ def _mean(vectors: np.ndarray) -> np.ndarray:
         return vectors[0]
     mean: np.ndarray = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).mean(axis=0)
     return mean
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _times(events: Sequence[Event]) -> np.ndarray:

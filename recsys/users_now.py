@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.data.batches import like_lengths
-from recsys.data.history import gap_buckets
 from recsys.live import LiveCatalogue
+from recsys.model.serving import known_moments
 
 _POSITIONS = 1 << 14  # of histories that go through the tower together, padding included
 
@@ -23,19 +23,22 @@ class Taken:
         rows: int64 [n], rows of a `LiveCatalogue`.
         times: int64 [n], milliseconds since 1970, −1 where unknown.
         events: int64 [n], event codes.
+        asked: when their vector is asked for, milliseconds since 1970, which towers made with `query_time` are told; as
+            soon as the newest interaction happened if None.
     """
 
     user: int | None
     rows: np.ndarray
     times: np.ndarray
     events: np.ndarray
+    asked: int | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, places: np.ndarray) -> Taken:
         """Some of it: bool [n], or int places in ascending order."""
-        return Taken(self.user, self.rows[places], self.times[places], self.events[places])
+        return Taken(self.user, self.rows[places], self.times[places], self.events[places], self.asked)
 
 
 def taken(
@@ -44,6 +47,7 @@ def taken(
     rows: np.ndarray | None = None,
     times: np.ndarray | None = None,
     events: np.ndarray | None = None,
+    asked: int | None = None,
 ) -> Taken:
     """What a user took: what the bundle knows of it, then what happened since.
 
@@ -56,6 +60,7 @@ def taken(
         rows: int64 [n], rows taken since, oldest first.
         times: int64 [n], milliseconds since 1970, −1 where unknown.
         events: int64 [n], event codes.
+        asked: as for `Taken`.
     """
     bundle, length = live.bundle, live.bundle.towers.architecture.max_length
     rows = np.empty(0, dtype=np.int64) if rows is None else rows[-length:]
@@ -63,7 +68,7 @@ def taken(
     times = np.full(since, -1, dtype=np.int64) if times is None else times[-length:]
     events = np.zeros(since, dtype=np.int64) if events is None else events[-length:]
     if user is None or since == length:
-        return Taken(user, rows, times, events)
+        return Taken(user, rows, times, events, asked)
     end = int(bundle.user_offsets[user + 1])
     known = slice(max(int(bundle.user_offsets[user]), end - (length - since)), end)
     before = bundle.history_items[known].astype(np.int64)
@@ -73,11 +78,12 @@ def taken(
         np.concatenate([before, rows]),
         np.concatenate([np.full(len(before), -1, dtype=np.int64) if when is None else when[known], times]),
         np.concatenate([np.zeros(len(before), dtype=np.int64) if what is None else what[known], events]),
+        asked,
     )
 
 
 def user_vectors(live: LiveCatalogue, many: Sequence[Taken]) -> np.ndarray:
-    """The user tower's vectors right after what was taken, float32 [B, D]; zeros for who took nothing.
+    """The user tower's vectors after what was taken, when they ask, float32 [B, D]; zeros for who took nothing.
 
     Args:
         live: the items.
@@ -86,12 +92,12 @@ def user_vectors(live: LiveCatalogue, many: Sequence[Taken]) -> np.ndarray:
     bundle, encoder = live.bundle, live.bundle.user_tower
     if len(many) == 1 and len(many[0]):
         one = many[0]
-        return encoder(live.vectors(one.rows), *_marks(live, one), _profiles(live, many))[None]
+        return encoder(live.vectors(one.rows), *_marks(live, one), _profiles(live, many), one.asked)[None]
     vectors = np.zeros((len(many), bundle.towers.architecture.dimension), dtype=np.float32)
     lengths = np.array([len(one) for one in many], dtype=np.int64)
-    asked = np.flatnonzero(lengths)
-    for batch in like_lengths(lengths[asked], _POSITIONS, None):
-        vectors[asked[batch]] = _embedded(live, [many[at] for at in asked[batch]], lengths[asked[batch]])
+    some = np.flatnonzero(lengths)
+    for batch in like_lengths(lengths[some], _POSITIONS, None):
+        vectors[some[batch]] = _embedded(live, [many[at] for at in some[batch]], lengths[some[batch]])
     return vectors
 
 
@@ -99,20 +105,24 @@ def _embedded(live: LiveCatalogue, many: Sequence[Taken], lengths: np.ndarray) -
     """As `user_vectors`, in one pass: float32 [b, D], of those who took something."""
     bundle, shape = live.bundle, (len(many), int(lengths.max()))
     items = np.zeros((*shape, bundle.towers.architecture.dimension), dtype=np.float32)
-    gaps = None if bundle.history_times is None else np.zeros(shape, dtype=np.int64)
+    times = None if bundle.history_times is None else np.zeros(shape, dtype=np.int64)
     events = None if bundle.history_events is None else np.zeros(shape, dtype=np.int64)
     for at, one in enumerate(many):
         items[at, : len(one)] = live.vectors(one.rows)
-        for values, marks in zip((gaps, events), _marks(live, one), strict=True):
+        for values, marks in zip((times, events), _marks(live, one), strict=True):
             if values is not None and marks is not None:
                 values[at, : len(one)] = marks
-    return live.bundle.user_tower.many(items, gaps, events, _profiles(live, many), lengths)
+    asked = None
+    if times is not None:
+        newest = times[np.arange(len(many)), lengths - 1]
+        asked = np.array([at if one.asked is None else one.asked for one, at in zip(many, newest, strict=True)])
+    return bundle.user_tower.many(items, times, events, _profiles(live, many), lengths, asked)
 
 
 def _marks(live: LiveCatalogue, one: Taken) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Gap buckets and event codes [n], where the bundle's log has times and names events."""
+    """Times and event codes [n], where the bundle's log has times and names events."""
     return (
-        None if live.bundle.history_times is None else gap_buckets(_known_moments(one.times)),
+        None if live.bundle.history_times is None else known_moments(one.times, one.asked),
         None if live.bundle.history_events is None else one.events,
     )
 
@@ -125,12 +135,3 @@ def _profiles(live: LiveCatalogue, many: Sequence[Taken]) -> dict[str, np.ndarra
         profiles[name] = values[np.maximum(users, 0)]
         profiles[name][users < 0] = 0
     return profiles
-
-
-def _known_moments(times: np.ndarray) -> np.ndarray:
-    """Times [n] in which one that is not known is that of the interaction before, or at the start of the one after."""
-    if (times >= 0).all():
-        return times
-    place = np.maximum.accumulate(np.where(times >= 0, np.arange(len(times)), -1))
-    first = times[times >= 0][:1] if (times >= 0).any() else np.zeros(1, dtype=np.int64)
-    return np.where(place >= 0, times[place], first)

@@ -307,7 +307,7 @@ def test_a_history_may_name_live_items(toy_recommender, toy_bundle):
     answer = live.recommend(history=[Event("i2"), Event("twin"), Event("i3")], k=20, include_seen=True)
     assert (answer.strategy, answer.unknown_items) == ("history", [])
     rows = live.live.rows(["i2", "twin", "i3"])
-    vector = toy_bundle.towers.user_now(live.live.vectors(rows), gap_buckets(np.zeros(3, dtype=np.int64)), None, {})
+    vector = toy_bundle.towers.user_now(live.live.vectors(rows), np.zeros(3, dtype=np.int64), None, {})
     for item in answer.items:
         assert item.score == pytest.approx(vector @ live.live.vectors(live.live.rows([item.item_id]))[0], abs=1e-4)
     seen = live.recommend(history=[Event("i2"), Event("twin"), Event("i3")], k=20)

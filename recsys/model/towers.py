@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from recsys.data.history import GAP_BUCKETS, History, waits
+from recsys.data.history import GAP_BUCKETS, History, gap_buckets, waits
 from recsys.data.vocabulary import UNKNOWN, Input
 from recsys.model.bag import Bag
 from recsys.model.features import FeatureSum
@@ -236,17 +236,19 @@ class Towers(nn.Module):
     def user_now(
         self,
         item_LD: np.ndarray,
-        gaps_L: np.ndarray | None,
+        times_L: np.ndarray | None,
         events_L: np.ndarray | None,
         profile: Mapping[str, np.ndarray],
+        asked: int | None = None,
     ) -> np.ndarray:
         """The vector of one user after the newest interaction of one history.
 
         Args:
             item_LD: float32, the vectors of the items taken, oldest first.
-            gaps_L: int64, `gap_buckets` of their times, where known.
+            times_L: int64, milliseconds since 1970 of each, where known.
             events_L: int64, event codes, where known.
             profile: encoded user features, feature name to [1, …].
+            asked: likewise milliseconds, the moment of the question; as soon as the newest interaction if left out.
 
         Returns:
             float32 [D].
@@ -257,11 +259,14 @@ class Towers(nn.Module):
 
         with torch.inference_mode():
             item_BLD = torch.from_numpy(item_LD)[None]
+            asked_L = None if times_L is None else np.append(times_L[1:], times_L[-1] if asked is None else asked)
             history = History(
                 items_BL=torch.zeros(item_BLD.shape[:2], dtype=torch.int64),
                 lengths_B=torch.tensor([len(item_LD)]),
                 events_BL=batched(events_L),
-                gaps_BL=batched(gaps_L),
+                gaps_BL=None if times_L is None else batched(gap_buckets(times_L)),
                 users={name: torch.from_numpy(values) for name, values in profile.items()},
+                times_BL=batched(times_L),
+                asked_BL=batched(asked_L),
             )
             return cast(np.ndarray, self.user(item_BLD, history)[0, -1].numpy())

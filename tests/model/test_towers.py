@@ -156,7 +156,7 @@ def test_one_user_now_is_that_user_in_a_batch(request, name):
         history = histories(data.dataset, np.array([user]), np.array([start]), np.array([end]), data.profiles)
         now = towers.user_now(
             item_ND.numpy()[data.dataset.items[start:end]],
-            None if history.gaps_BL is None else history.gaps_BL[0].numpy(),
+            None if history.times_BL is None else history.times_BL[0].numpy(),
             None if history.events_BL is None else history.events_BL[0].numpy(),
             {name: values[[user]] for name, values in data.profiles.items()},
         )

@@ -2,8 +2,9 @@
 
 Towers of MovieLens's size and architecture, hardly trained, on one thread; calls of all ways take turns. The floor is
 the towers' own forward, called as training calls it; `difference` is the largest of a vector's numbers to it. What is
-not installed is said and left out. The second table is what a request costs with its history, tower included, beside
-the raw forward and the search. `--registry` takes a live bundle instead.
+not installed is said and left out. Other encoders stand below, untrained, each with its own floor. The second table is
+what a request costs with its history, tower included, beside the raw forward and the search. `--registry` takes a live
+bundle instead.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,10 @@ from torch import Tensor, nn
 from benchmarks.serving import synthetic_registry
 from benchmarks.table import emit, parser
 from recsys.bundle import Bundle
-from recsys.data.history import gap_buckets
 from recsys.index.engine import use_one_thread
+from recsys.model.hstu import HSTU
+from recsys.model.ligr import LiGR
+from recsys.model.sequence import Transformer
 from recsys.model.serving import UserEncoder
 from recsys.model.towers import Towers
 from recsys.recommender import Event, Recommender
@@ -41,10 +45,10 @@ class Encoder(nn.Module):
 
     def __init__(self, served: UserEncoder) -> None:
         super().__init__()
-        self._served = served
+        self._newest = served._newest
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        return self._served._encode(x_BLD.clone(), None)
+        return self._newest(x_BLD.clone(), None, None, None)
 
 
 class Replaced(UserEncoder):
@@ -52,10 +56,9 @@ class Replaced(UserEncoder):
 
     def __init__(self, towers: Towers, run: Callable[[Tensor], Tensor]) -> None:
         super().__init__(towers)
-        self._run = run
-
-    def _encode(self, x_BLD: Tensor, lengths_B: Tensor | None) -> Tensor:
-        return self._run(x_BLD)
+        if not isinstance(towers.user.encoder, Transformer):
+            raise TypeError(f"it runs the blocks of a Transformer, not those of a {type(towers.user.encoder).__name__}")
+        self._newest = lambda x_BLD, lengths_B, times_BL, asked_BL: run(x_BLD)
 
 
 def compiled(towers: Towers, folder: Path) -> Way:
@@ -110,8 +113,9 @@ class Numpy:
     """The blocks of a `UserEncoder` in NumPy, from [1, L, D] to [1, D]."""
 
     def __init__(self, served: UserEncoder) -> None:
-        self._blocks, self._last, self._norm = served._blocks, served._last, [part.numpy() for part in served._norm]
-        future = np.full((len(served._position),) * 2, -np.inf, dtype=np.float32)
+        blocks: Any = served._newest
+        self._blocks, self._last, self._norm = blocks._blocks, blocks._last, [part.numpy() for part in blocks._norm]
+        future = np.full((served._max_length,) * 2, -np.inf, dtype=np.float32)
         self._future = np.triu(future, 1)
 
     def __call__(self, x_BLD: Tensor) -> Tensor:
@@ -164,6 +168,7 @@ MAKERS: dict[str, Callable[[Towers, Path], Way]] = {
     "served, AOTInductor": ahead_of_time,
     "served, ONNX Runtime": onnx,
 }
+OTHERS = (Transformer, LiGR, HSTU)
 
 
 def histories(bundle: Bundle, length: int) -> tuple[Asked, list[Event]]:
@@ -173,9 +178,27 @@ def histories(bundle: Bundle, length: int) -> tuple[Asked, list[Event]]:
     times = 1_700_000_000_000 + 1000 * np.cumsum(random.integers(1, 10**6, length))
     profile = {name: values[[0]] for name, values in bundle.profiles.items()}
     codes = None if bundle.history_events is None else np.zeros(length, dtype=np.int64)
-    gaps = None if bundle.history_times is None else gap_buckets(times)
+    known = None if bundle.history_times is None else times
     events = [Event(item, int(at)) for item, at in zip(bundle.item_ids.ids(rows), times, strict=True)]
-    return (bundle.item_vectors[rows], gaps, codes, profile), events
+    return (bundle.item_vectors[rows], known, codes, profile), events
+
+
+def ways_of(bundle: Bundle, folder: Path, given: Asked) -> dict[str, tuple[Way, Way]]:
+    """Every way that can be gone here, by name, and the forward whose numbers it must give."""
+    ways: dict[str, tuple[Way, Way]] = {}
+    for name, make in MAKERS.items():
+        try:
+            way = make(bundle.towers, folder)
+            way(*given)
+            ways[name] = way, bundle.towers.user_now
+        except Exception as error:
+            print(f"{name}: not tried, {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
+    for encoder in OTHERS:
+        if encoder is not bundle.towers.architecture.encoder:
+            towers = Towers(bundle.towers.sizes, replace(bundle.towers.architecture, encoder=encoder)).eval()
+            ways[f"{encoder.__name__}: own forward"] = towers.user_now, towers.user_now
+            ways[f"{encoder.__name__}: as served"] = UserEncoder(towers), towers.user_now
+    return ways
 
 
 def in_turns(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
@@ -193,23 +216,16 @@ def measure(bundle: Bundle, rounds: int, folder: Path, *, as_json: bool) -> None
     """Prints both tables."""
     lengths = [length for length in LENGTHS if length <= bundle.towers.architecture.max_length]
     asked = {length: histories(bundle, length) for length in lengths}
-    ways: dict[str, Way] = {}
-    for name, make in MAKERS.items():
-        try:
-            ways[name] = make(bundle.towers, folder)
-            ways[name](*asked[lengths[0]][0])
-        except Exception as error:
-            ways.pop(name, None)
-            print(f"{name}: not tried, {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
+    ways = ways_of(bundle, folder, asked[lengths[0]][0])
     rows: list[dict[str, Any]] = [{"way": name} for name in ways]
     requests = []
     recommender = Recommender(bundle)
     for length, (given, events) in asked.items():
-        times = in_turns({name: (lambda way=way, given=given: way(*given)) for name, way in ways.items()}, rounds)  # type: ignore[misc]
+        times = in_turns({name: (lambda way=way, given=given: way(*given)) for name, (way, _) in ways.items()}, rounds)  # type: ignore[misc]
         expected = bundle.towers.user_now(*given)
-        for row, (name, way) in zip(rows, ways.items(), strict=True):
+        for row, (name, (way, floor)) in zip(rows, ways.items(), strict=True):
             row[f"{length} µs"] = times[name]
-            row["difference"] = max(row.get("difference", 0.0), float(np.abs(way(*given) - expected).max()))
+            row["difference"] = max(row.get("difference", 0.0), float(np.abs(way(*given) - floor(*given)).max()))
         query = expected[None]
         parts = {
             "raw forward µs": lambda given=given: bundle.towers.user_now(*given),

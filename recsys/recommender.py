@@ -108,10 +108,17 @@ class Recommender:
         Raises:
             RequestError: k, an event, the filter or a rule cannot be used.
         """
-        request = self.understood(
-            Query(user_id, history, k, exclude, include_seen, filter, rules, explain, effort, now_ms)
-        )
-        self._embed([request])
+        return self.answer(Query(user_id, history, k, exclude, include_seen, filter, rules, explain, effort, now_ms))
+
+    def answer(self, query: Query) -> Answer:
+        """As `recommend`, asked by one value.
+
+        Raises:
+            RequestError: as `recommend` would.
+        """
+        request = self.understood(query)
+        if request.taken is not None:
+            self._embed([request])
         return self.finder.answer(request, self.finder.find(request))
 
     def recommend_many(self, requests: Sequence[Query]) -> list[Answer | Exception]:

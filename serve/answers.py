@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from .problems import Refusal
 
 if TYPE_CHECKING:
-    from recsys.answers import Answer, Recommendation
+    from recsys.answers import Answer
 
 JSON_TYPE = "application/json"
 
@@ -142,26 +142,20 @@ def encode(said: Answer | Batch | dict[str, Any]) -> bytes:
 def _values(said: Answer | Refusal) -> dict[str, Any]:
     if isinstance(said, Refusal):
         return said.values()
-    values: dict[str, Any] = {
-        "bundle": said.bundle,
-        "strategy": said.strategy,
-        "items": [_item(one) for one in said.items],
-    }
-    for name in ("unknown_items", "relaxed", "degraded"):
-        if held := getattr(said, name):
-            values[name] = held
-    return values
-
-
-def _item(said: Recommendation) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "item_id": said.item_id,
-        "score": said.score,
-        "rank": said.rank,
-        "attributes": said.attributes,
-    }
-    if said.because is not None:
-        values["because"] = said.because
-    if said.rank_before_rules is not None:
-        values["rank_before_rules"] = said.rank_before_rules
+    items: list[dict[str, Any]] = [
+        {"item_id": one.item_id, "score": one.score, "rank": one.rank, "attributes": one.attributes}
+        for one in said.items
+    ]
+    for shown, one in zip(items, said.items, strict=True):
+        if one.because is not None:
+            shown["because"] = one.because
+        if one.rank_before_rules is not None:
+            shown["rank_before_rules"] = one.rank_before_rules
+    values: dict[str, Any] = {"bundle": said.bundle, "strategy": said.strategy, "items": items}
+    if said.unknown_items:
+        values["unknown_items"] = said.unknown_items
+    if said.relaxed:
+        values["relaxed"] = said.relaxed
+    if said.degraded:
+        values["degraded"] = said.degraded
     return values

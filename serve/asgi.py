@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
@@ -20,11 +21,12 @@ from .api import documented
 from .guard import Caller, Guard
 from .observer import Observer
 from .problems import PROBLEM_TYPE, Refusal, refusal_of, request_id_of
-from .schemas import MAX_ID_LENGTH, Limits, RequestModels, bounded
+from .schemas import MAX_ID_LENGTH, Limits, RequestModels, SimilarQuery
 from .service import Service
 
 USERS, ITEMS, RECOMMENDATIONS, SIMILAR = "/v1/users/", "/v1/items/", "/recommendations", "/similar"
 MAX_PARAMETERS = 16
+_Asked = TypeVar("_Asked", bound=SimilarQuery)
 Operation = Callable[[RequestModels, Limits], Awaitable[Any]]
 
 
@@ -79,7 +81,7 @@ class Application:
                 status = await self._by_api(scope, receive, send, request_id)
                 self._observer.answered(route, status, None, time.perf_counter() - began, request_id, caller, span)
                 return
-            said = await operation(bounded(caller.limits), caller.limits)
+            said = await operation(caller.limits.models, caller.limits)
             if isinstance(said, Batch):
                 self._guard.charge(caller, len(said.answers) - 1)
             status, kind, body = 200, JSON_TYPE, encode(said)
@@ -101,12 +103,12 @@ class Application:
             if path.startswith(USERS) and path.endswith(RECOMMENDATIONS):
                 user_id = path[len(USERS) : -len(RECOMMENDATIONS)]
                 return "/v1/users/{user_id}/recommendations", lambda models, _: service.for_user(
-                    _named("user", user_id), models.user.model_validate(_parameters(scope["query_string"]))
+                    _named("user", user_id), _asked(models.user, scope["query_string"])
                 )
             if path.startswith(ITEMS) and path.endswith(SIMILAR):
                 item_id = path[len(ITEMS) : -len(SIMILAR)]
                 return "/v1/items/{item_id}/similar", lambda models, _: service.similar_to(
-                    _named("item", item_id), models.similar.model_validate(_parameters(scope["query_string"]))
+                    _named("item", item_id), _asked(models.similar, scope["query_string"])
                 )
         elif method == "POST" and path in self._posts:
             name, work = self._posts[path]
@@ -191,6 +193,11 @@ def parse_body(body: bytes) -> dict[str, Any]:
     if not isinstance(said, dict):
         raise Refusal(422, f'the body must be a JSON object, such as {{"user_id": "1"}}, not {type(said).__name__}')
     return said
+
+
+@lru_cache(maxsize=256)  # the same few come again and again, and what they become cannot be written to
+def _asked(model: type[_Asked], query: bytes) -> _Asked:
+    return model.model_validate(_parameters(query))
 
 
 def _parameters(query: bytes) -> dict[str, str]:

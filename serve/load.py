@@ -45,6 +45,11 @@ class Load:
             raise Refusal(503, f"requests are {self.delay_s:.1f} s late; try again", headers={"Retry-After": "1"})
         return _EFFORTS[sum(share >= step for step in self._steps)]
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many slow requests wait as may."""
+        return self._waiting >= self._max_waiting
+
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """Counts a slow request, from when it begins to wait to its end.
@@ -52,7 +57,7 @@ class Load:
         Raises:
             Refusal: 503, too many wait already.
         """
-        if self._waiting >= self._max_waiting:
+        if self.is_full:
             raise Refusal(503, f"{self._waiting} slow requests are waiting; try again", headers={"Retry-After": "1"})
         self._waiting += 1
         try:

@@ -140,18 +140,17 @@ class Metrics:
         cell[bisect_left(REQUEST_S, seconds)] += 1
         cell[-1] += seconds
 
-    def stage(self, name: str, seconds: float) -> None:
-        """A part of answering a request took so long."""
-        try:
-            cell = self._stages[name]
-        except KeyError:
-            cell = self._new(self._stages, name, OTHER, len(STAGE_S) + 2)
-        cell[bisect_left(STAGE_S, seconds)] += 1
-        cell[-1] += seconds
-
-    def degraded(self, step: str) -> None:
-        """An answer was given with less effort than asked for."""
-        self._count(DEGRADED, step)
+    def answer(self, stages: Iterable[tuple[str, float]], degraded: Iterable[str]) -> None:
+        """An answer was found: the seconds that each part of it took, and what was done with less effort than asked."""
+        for name, seconds in stages:
+            try:
+                cell = self._stages[name]
+            except KeyError:
+                cell = self._new(self._stages, name, OTHER, len(STAGE_S) + 2)
+            cell[bisect_left(STAGE_S, seconds)] += 1
+            cell[-1] += seconds
+        for step in degraded:
+            self._count(DEGRADED, step)
 
     def bundle(self, bundle_id: str, created_ms: int) -> None:
         """This process serves that bundle from now on, and no other."""

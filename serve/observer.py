@@ -36,6 +36,7 @@ class Observer:
         self, metrics: Metrics | None = None, sink: LogSink | None = None, tracing: Tracing | None = None
     ) -> None:
         self._metrics = metrics or Metrics()
+        self.stored = self._metrics.store  # the online store was asked: which operation, seconds, whether it failed
         self._sink = sink
         self._tracing = tracing
         self._handler: LogHandler | None = None
@@ -81,21 +82,21 @@ class Observer:
         bundle: str | None = None
         stages: Sequence[tuple[str, float]] = ()
         degraded: Sequence[str] = ()
-        metrics = self._metrics
+        metrics, sink = self._metrics, self._sink
         if isinstance(said, Answer):
             strategy, bundle, stages, degraded = said.strategy, said.bundle, said.stages, said.degraded
-            self._count(said)
+            metrics.answer(stages, degraded)
         elif isinstance(said, Batch):
             bundle = said.bundle
             for one in said.answers:
                 if isinstance(one, Answer):
-                    self._count(one)
+                    metrics.answer(one.stages, one.degraded)
         elif isinstance(said, dict) and "duplicates" in said:
             metrics.events(said["accepted"], said["duplicates"])
         metrics.request(route, status, strategy, seconds)
-        if self._sink is not None:
+        if sink is not None and (sink.sample or status >= 500):  # most services log failures only: spare them the rest
             key_id = caller.key_id or None if caller is not None else None
-            self._sink.access(
+            sink.access(
                 request_id=request_id,
                 route=route,
                 status=status,
@@ -126,10 +127,6 @@ class Observer:
             "swapped" if swap.error is None else "unasked" if swap.bundle is None else "failed", swap.seconds
         )
 
-    def stored(self, operation: str, seconds: float, failed: bool) -> None:
-        """The online store was asked."""
-        self._metrics.store(operation, seconds, failed)
-
     def follows(self, items: int, behind_since: int | None) -> None:
         """How many items are live beside the bundle; since when (milliseconds since 1970) none is followed, if so."""
         self._metrics.live(items, 0.0 if behind_since is None else time.time() - behind_since / 1000)
@@ -155,9 +152,3 @@ class Observer:
             self._sink.close()
         if self._tracing is not None:
             self._tracing.close()
-
-    def _count(self, answer: Answer) -> None:
-        for stage, seconds in answer.stages:
-            self._metrics.stage(stage, seconds)
-        for step in answer.degraded:
-            self._metrics.degraded(step)

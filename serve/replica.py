@@ -21,6 +21,7 @@ from .load import Load
 from .observer import Observer
 from .online import Online
 from .opening import opener, settle
+from .schemas import Limits
 from .service import Service
 from .settings import Settings
 from .swap import Current, Watcher, on_loop
@@ -53,7 +54,8 @@ class Replica:
         store = open_online(address) if address else None
         self._online = None if store is None else Online(store, observe=self._observer.stored)
         self.service = Service(
-            settings,
+            # These alone: they are hashed, and settings may hold rules that cannot be.
+            Limits(**settings.model_dump(include=set(Limits.model_fields))),
             online=self._online,
             rules=settings.rules.rules(Rules()),
             load=Load(settings.max_waiting, settings.shed),

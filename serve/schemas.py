@@ -7,7 +7,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
@@ -51,6 +51,11 @@ class Limits(Closed):
     max_body_bytes: int = Field(1 << 20, ge=1, description="the largest request body")
     max_batch: int = Field(100, ge=1, description="the most requests in one batch")
     max_events: int = Field(1000, ge=1, description="the most events in one request")
+
+    @cached_property
+    def models(self) -> RequestModels:
+        """See `bounded`; kept, for every request asks for them."""
+        return bounded(self)
 
 
 def _id(said: Any) -> Any:

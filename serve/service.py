@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from recsys.live import FeatureError
 from recsys.online.store import LiveItem, StoredEvent
-from recsys.recommender import Answer, Event, Query, Recommender, RequestError, UnknownItem
+from recsys.recommender import Answer, Effort, Event, Query, Recommender, RequestError, UnknownItem
 from recsys.rules import RuleError, Rules
 
 from .answers import Batch
 from .load import Load
 from .online import Online
 from .pace import Pace
-from .problems import Refusal, refusal_of
+from .problems import Refusal
 from .schemas import (
     BatchBody,
     EventsBody,
@@ -33,6 +33,7 @@ from .schemas import (
 )
 
 _T = TypeVar("_T")
+_THEIRS = (UnknownItem, RequestError, RuleError, FeatureError)  # mistakes that a caller can mend
 
 
 class Service:
@@ -74,69 +75,77 @@ class Service:
         """The top k for a user the bundle knows, or of whom events tell; for others the popular items."""
         recommender = self._ready()
         since, without = await self._since(recommender, user_id)
-        effort = self.load.effort()
-
-        def work() -> Answer:
-            return recommender.recommend(
-                user_id=user_id,
-                history=since,
-                k=query.k,
-                include_seen=query.include_seen,
-                rules=self._rules,
-                explain=query.explain,
-                effort=effort,
-            )
-
-        kind = ("user", bool(since), bool(self._rules), query.explain)
-        return _marked(await self._answered(work, kind), without)
+        asked = Query(
+            user_id=user_id,
+            history=since,
+            k=query.k,
+            include_seen=query.include_seen,
+            rules=self._rules,
+            explain=query.explain,
+            effort=self.load.effort(),
+        )
+        kind = ("user", bool(since), query.explain)
+        return _marked(await self._answered(partial(recommender.answer, asked), kind, asked.effort), without)
 
     async def for_request(self, body: RecommendBody) -> Answer:
         """The top k for a user, a history, or both, with items left out, filters and rules."""
         recommender = self._ready()
-        query, without = await self._query(recommender, body)
-        kind = ("asked", len(query.history) >> 4, bool(query.filter), bool(query.rules), query.explain)
-        return _marked(await self._answered(lambda: recommender.recommend(**_told(query)), kind), without)
+        asked, without = await self._query(recommender, body)
+        kind = ("asked", len(asked.history) >> 4, bool(asked.filter), bool(asked.rules), asked.explain)
+        return _marked(await self._answered(partial(recommender.answer, asked), kind, asked.effort), without)
 
     async def for_batch(self, body: BatchBody) -> Batch:
         """An answer to each of several requests, or the problem with it, in their order."""
         recommender = self._ready()
         asked = [await self._query(recommender, one) for one in body.requests]
-        given = await self._answered(lambda: recommender.recommend_many([query for query, _ in asked]), None)
+        given = await self._on_thread(partial(recommender.recommend_many, [query for query, _ in asked]))
         return Batch(
             recommender.bundle.id,
             [
-                _marked(one, without) if isinstance(one, Answer) else refusal_of(_meant(one), "")
+                _marked(one, without) if isinstance(one, Answer) else _refusal(one)
                 for one, (_, without) in zip(given, asked, strict=True)
             ],
         )
 
     async def similar_to(self, item_id: str, query: SimilarQuery) -> Answer:
         """The k items nearest to an item."""
-        recommender = self._ready()
-        return await self._answered(
-            lambda: recommender.similar([item_id], k=query.k, rules=self._rules), ("similar", bool(self._rules))
-        )
+        recommender, effort = self._ready(), self.load.effort()
+        work = partial(recommender.similar, [item_id], k=query.k, rules=self._rules, effort=effort)
+        return await self._answered(work, ("similar",), effort)
 
     async def similar_to_these(self, body: SimilarBody) -> Answer:
         """The k items nearest to several, or to one that does not exist, by its features."""
-        recommender = self._ready()
+        recommender, effort = self._ready(), self.load.effort()
         rules = body.rules(self._rules)
-
-        def work() -> Answer:
-            return recommender.similar(
-                body.items, features=body.features, k=body.k, exclude=body.exclude, filter=body.filter, rules=rules
-            )
-
+        work = partial(
+            recommender.similar,
+            body.items,
+            features=body.features,
+            k=body.k,
+            exclude=body.exclude,
+            filter=body.filter,
+            rules=rules,
+            effort=effort,
+        )
         kind = ("similar", body.features is not None, bool(body.filter), bool(rules))
-        return await self._answered(work, kind)
+        return await self._answered(work, kind, effort)
 
     async def why_not(self, body: WhyNotBody) -> dict[str, Any]:
         """Everything that keeps an item out of the answer to a request."""
         recommender = self._ready()
-        query, _ = await self._query(recommender, body)
-        told = _told(query, without=("explain", "effort"))
-        said = await self._answered(lambda: recommender.why_not(body.item_id, **told), None)
-        return {"bundle": recommender.bundle.id} | dataclasses.asdict(said)
+        asked, _ = await self._query(recommender, body)
+        work = partial(
+            recommender.why_not,
+            body.item_id,
+            user_id=asked.user_id,
+            history=asked.history,
+            k=asked.k,
+            exclude=asked.exclude,
+            include_seen=asked.include_seen,
+            filter=asked.filter,
+            rules=asked.rules,
+        )
+        return {"bundle": recommender.bundle.id} | dataclasses.asdict(await self._on_thread(work))
 
     async def take_events(self, body: EventsBody) -> dict[str, int]:
         """Keeps events; they count in the next request of their user."""
@@ -158,11 +167,13 @@ class Service:
         """Makes an item recommendable with these features, or says whether a known one is available."""
         recommender = self._ready()
         features = None
-        with _refused():
-            if body.features is not None:
+        if body.features is not None:
+            try:
                 features = recommender.live.checked(body.features)
-            elif recommender.live.row(item_id) is None:
-                raise UnknownItem(f"there is no item {item_id!r} in bundle {recommender.bundle.id}; send its features")
+            except FeatureError as error:
+                raise _refusal(error) from None
+        elif recommender.live.row(item_id) is None:
+            raise Refusal(404, f"there is no item {item_id!r} in bundle {recommender.bundle.id}; send its features")
         await self._kept().put_item(LiveItem(item_id, features, body.available, _now()))
         await self.caught_up()
         return {"item_id": item_id, "available": body.available}
@@ -228,14 +239,21 @@ class Service:
             return [], ("events",)
         return (recommender.fresh(user_id, events) if events else []), ()
 
-    async def _answered(self, work: Callable[[], _T], kind: Hashable | None) -> _T:
-        """Does work of a kind that is known to be quick at once, and all other, such as of no kind, on a thread."""
-        with _refused():
-            if kind is None:
-                return await self._on_thread(work)
-            if self._pace.is_quick(kind):
-                return self._pace.timed(kind, work)
-            return await self._on_thread(lambda: self._pace.timed(kind, work))
+    async def _answered(self, work: Callable[[], _T], kind: Hashable, effort: Effort) -> _T:
+        """Does at once what was quick lately, and everything else on a thread.
+
+        What is quick at full effort is done at once however much waits. What is quick only now that less of it is done
+        does not wait behind what is slow, but is turned away with it: else a replica that holds as much as it may would
+        go on taking more.
+        """
+        pace = self._pace
+        done = kind if effort is Effort.FULL else (kind, effort)
+        if not pace.is_quick(kind) and (self.load.is_full or not pace.is_quick(done)):
+            return await self._on_thread(partial(pace.timed, done, work))
+        try:
+            return pace.timed(done, work)
+        except _THEIRS as error:
+            raise _refusal(error) from None
 
     async def _on_thread(self, work: Callable[[], _T]) -> _T:
         with self.load.waiting():
@@ -248,11 +266,8 @@ class Service:
                     f"no answer within {self.timeout_s:g} s; try again, or send a shorter history",
                     headers={"Retry-After": "1"},
                 ) from None
-
-
-def _told(query: Query, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A query as the arguments of a method that takes them one by one."""
-    return {each.name: getattr(query, each.name) for each in dataclasses.fields(query) if each.name not in without}
+            except _THEIRS as error:
+                raise _refusal(error) from None
 
 
 def _marked(answer: Answer, without: tuple[str, ...]) -> Answer:
@@ -267,21 +282,6 @@ def _now() -> int:
     return time.time_ns() // 1_000_000
 
 
-@contextlib.contextmanager
-def _refused() -> Iterator[None]:
-    try:
-        yield
-    except (LookupError, ValueError) as error:
-        meant = _meant(error)
-        if meant is error:
-            raise
-        raise meant from None
-
-
-def _meant(error: Exception) -> Exception:
-    """What a caller is to be told of an error that is theirs; any other as it is."""
-    if isinstance(error, UnknownItem):
-        return Refusal(404, str(error))
-    if isinstance(error, (RequestError, RuleError, FeatureError)):
-        return Refusal(422, str(error))
-    return error
+def _refusal(error: Exception) -> Refusal:
+    """What a caller is told of a mistake of theirs."""
+    return Refusal(404 if isinstance(error, UnknownItem) else 422, str(error))

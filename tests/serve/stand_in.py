@@ -95,11 +95,14 @@ class StandIn:
             answer = replace(answer, items=told)
         return answer
 
+    def answer(self, query: Query) -> Answer:
+        return self.recommend(**{name: getattr(query, name) for name in Query.__slots__})
+
     def recommend_many(self, requests: Sequence[Query]) -> list[Answer | Exception]:
         answers: list[Answer | Exception] = []
         for query in requests:
             try:
-                answers.append(self.recommend(**{name: getattr(query, name) for name in Query.__slots__}))
+                answers.append(self.answer(query))
             except RequestError as error:
                 answers.append(error)
         return answers

@@ -53,8 +53,7 @@ def say_something(of: Metrics) -> None:
     of.request(ROUTE, 200, "personalised", 0.001)
     of.request(ROUTE, 200, "personalised", 0.0011)
     of.request(ROUTE, 422, None, 99)
-    of.stage("search", 0.0002)
-    of.degraded("fewer")
+    of.answer([("search", 0.0002)], ["fewer"])
     of.bundle("b1", 1_000_500)
     of.swap("swapped", 3.0)
     of.store("add_events", 0.004, False)
@@ -127,8 +126,7 @@ def test_labels_are_bounded(make: Callable[..., Metrics]) -> None:
     counts = make(None)
     for number in range(MAX_SERIES + 50):
         counts.request(f"/{number}", 404, None, 0.1)
-        counts.stage(f"s{number}", 0.1)
-        counts.degraded(f"d{number}")
+        counts.answer([(f"s{number}", 0.1)], [f"d{number}"])
     said = samples(counts.render())
     assert said["recsys_requests_total", "other", "404", "none"] == 50
     assert said["recsys_stage_seconds_count", "other"] == 50
@@ -268,7 +266,7 @@ def test_a_broken_file_breaks_nothing(make: Callable[..., Metrics], tmp_path: Pa
     (tmp_path / "what.json").write_bytes(content)
     (tmp_path / GONE).write_bytes(content)
     mine = make()
-    mine.degraded("fewer")
+    mine.answer([], ["fewer"])
     assert samples(mine.render())["recsys_degraded_total", "fewer"] == 1
 
 

@@ -10,6 +10,7 @@ import pytest
 from recsys.online.store import OnlineStoreError
 from recsys.registry import Registry
 from serve.replica import Replica
+from serve.schemas import RulesBody
 from serve.settings import Settings
 from tests.online.server import Server
 from tests.serve.asking import asked
@@ -33,6 +34,20 @@ def test_it_answers_and_says_how_it_stands(toy_registry: Registry, tmp_path: Pat
         counted = (await asked(app, "GET", "/metrics")).body.decode()
         assert 'recsys_events_total{outcome="accepted"} 1.0' in counted
         assert 'strategy="history"' in counted
+        await replica.close()
+
+    asyncio.run(run())
+
+
+def test_it_starts_with_rules_of_its_own(toy_registry: Registry) -> None:
+    async def run() -> None:
+        chosen = Settings(registry=str(toy_registry.path), rules=RulesBody(caps={"parity": 1}), max_k=7)
+        replica = Replica(chosen)
+        await replica.start()
+        app = replica.application()
+        items = (await asked(app, "GET", "/v1/users/u3/recommendations?k=2&include_seen=true")).json["items"]
+        assert {int(item["item_id"][1:]) % 2 for item in items} == {0, 1}
+        assert (await asked(app, "GET", "/v1/users/u3/recommendations?k=8")).status == 422
         await replica.close()
 
     asyncio.run(run())

@@ -1,19 +1,23 @@
-"""Losses over inner products: full and sampled softmax, pure functions with the formula's source beside them.
+"""Losses over inner products, as pure functions with the formula's source beside them, and as objects to configure.
 
 Shapes: P positions (queries), T targets, N items of the catalogue, S sampled negatives, D dimensions. A query has one
 target, T = P; or `owner_T` int64 says which query each target belongs to, ascending, and each target counts alike
 (the multinomial likelihood of Liang et al., 2018, "Variational Autoencoders for Collaborative Filtering", eq. 2).
+docs/losses.md says which to take when.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, softplus
+
+from recsys.model.queue import Queue
 
 _CHUNK_ELEMENTS = 1 << 21  # logits held at once: small enough to stay in the processor's cache
 
@@ -109,12 +113,69 @@ def sampled_softmax(
         scale: what inner products are multiplied by, 1/τ.
         owner_T: whose answers they are; one each, in order, if left out.
     """
-    negative_TS = (query_PD @ negative_item_SD.T).float() * scale - log_expected_count_S
+    positive_T, negative_TS = _scores(query_PD, target_item_TD, target_T, negative_item_SD, negative_S, scale, owner_T)
+    return (torch.logaddexp(positive_T, (negative_TS - log_expected_count_S).logsumexp(1)) - positive_T).mean()
+
+
+def _scores(
+    query_PD: Tensor,
+    target_item_TD: Tensor,
+    target_T: Tensor,
+    negative_item_SD: Tensor,
+    negative_S: Tensor,
+    scale: float,
+    owner_T: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Float32 scores of the targets [T] and of each one's negatives [T, S]; −∞ where a draw hit the target."""
+    negative_TS = (query_PD @ negative_item_SD.T).float() * scale
     if owner_T is not None:
         query_PD, negative_TS = query_PD[owner_T], negative_TS[owner_T]
     positive_T = (query_PD * target_item_TD).sum(1).float() * scale
-    negative_TS = negative_TS.masked_fill(negative_S == target_T[:, None], -math.inf)
-    return (torch.logaddexp(positive_T, negative_TS.logsumexp(1)) - positive_T).mean()
+    return positive_T, negative_TS.masked_fill(negative_S == target_T[:, None], -math.inf)
+
+
+def generalised_bce(
+    query_PD: Tensor,
+    target_item_TD: Tensor,
+    target_T: Tensor,
+    negative_item_SD: Tensor,
+    negative_S: Tensor,
+    beta: float | Tensor,
+    scale: float = 1.0,
+    owner_T: Tensor | None = None,
+) -> Tensor:
+    """Mean binary cross-entropy of each target against negatives, the target weighed by β: gBCE.
+
+    −( β·log σ(s_y) + Σ_{j sampled, j≠y} log(1 − σ(s_j)) ) / (S + 1): Petrov & Macdonald, 2023, "gSASRec: Reducing
+    Overconfidence in Sequential Recommendation Trained with Negative Sampling" (arXiv 2308.07192).
+    Taken from log σ, never from σ^β, so that it is finite however far apart scores are. Unlike there, the negatives are
+    shared by all queries instead of drawn for each, and a draw that hits the target is masked instead of drawn again.
+
+    Args:
+        query_PD: query vectors.
+        target_item_TD: the vectors of the right answers.
+        target_T: int64, their rows.
+        negative_item_SD: the vectors of the sampled negatives, shared by all queries.
+        negative_S: int64, their rows.
+        beta: β, the power that the target's probability is taken to; see `calibrated_power`.
+        scale: what inner products are multiplied by, 1/τ.
+        owner_T: whose answers they are; one each, in order, if left out.
+    """
+    positive_T, negative_TS = _scores(query_PD, target_item_TD, target_T, negative_item_SD, negative_S, scale, owner_T)
+    return ((beta * softplus(-positive_T) + softplus(negative_TS).sum(1)) / (len(negative_S) + 1)).mean()
+
+
+def calibrated_power(alpha: float | Tensor, calibration: float) -> float | Tensor:
+    """β of gBCE: α·(t·(1 − 1/α) + 1/α), which is 1 − t·(1 − α).
+
+    With t = 0, β is 1: the plain loss, whose probabilities are too high since most negatives are missing. With t = 1 it
+    is α: targets are made as rare as negatives, and probabilities are those of the loss over the whole catalogue.
+
+    Args:
+        alpha: α, how often each item that is no target is expected among the negatives.
+        calibration: t, from 0 to 1.
+    """
+    return 1 - calibration * (1 - alpha)
 
 
 def mixed_log_expected_count(
@@ -129,7 +190,7 @@ def mixed_log_expected_count(
         negative_S: int64, the sampled rows.
         num_items: how many items uniform draws choose from.
         uniform: number of uniform draws.
-        in_batch: number of draws that are other positions' targets.
+        in_batch: number of draws that are targets of other positions, in this step or in earlier ones.
         frequency_N: each item's share of the training targets, which in-batch draws follow; sums to 1.
     """
     return torch.log(uniform / num_items + in_batch * frequency_N[negative_S])
@@ -144,6 +205,61 @@ def prefixes(vectors: Sequence[Tensor], dimension: int, *, unit: bool) -> list[T
         normalize(part, dim=-1) if unit and part.shape[-1] < vector.shape[-1] else part
         for part, vector in zip(cut, vectors, strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the towers made of a training batch.
+
+    Attributes:
+        query_PD: query vectors.
+        item_UD: the vectors of the step's items, targets and new negatives among them.
+        row_U: int64, their rows, ascending.
+        target_T: int64, rows of the right answers.
+        owner_T: whose answers they are; one each, in order, if None.
+        unit: whether vectors have length 1, so that prefixes must have it, too.
+    """
+
+    query_PD: Tensor
+    item_UD: Tensor
+    row_U: Tensor
+    target_T: Tensor
+    owner_T: Tensor | None = None
+    unit: bool = False
+
+    def embedded(self, row_S: Tensor) -> Tensor:
+        """The vectors [S, D] of some of the step's items, by their rows."""
+        return self.item_UD[torch.searchsorted(self.row_U, row_S)]
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """What the targets of a step are contrasted with.
+
+    Attributes:
+        row_S: int64, their rows: first those to be embedded in this step, then those that come with a vector.
+        log_count_S: log of how often each row is expected among them.
+        past_QD: the vectors of the last Q of them, from earlier steps; None if there are none.
+        gain_S: what the gradients of the new ones' vectors, S − Q, are multiplied by; None for 1. Of the push that an
+            item gets as a negative, vectors of earlier steps pass nothing on, so what is embedded now stands for them.
+    """
+
+    row_S: Tensor
+    log_count_S: Tensor
+    past_QD: Tensor | None = None
+    gain_S: Tensor | None = None
+
+    @property
+    def new(self) -> Tensor:
+        """The rows, int64 [S − Q], that the item tower must embed."""
+        return self.row_S if self.past_QD is None else self.row_S[: -len(self.past_QD)]
+
+    def vectors(self, step: Step) -> Tensor:
+        """[S, D], of all of them, the new ones as the step has embedded them."""
+        new = step.embedded(self.new)
+        if self.gain_S is not None:
+            new = torch.lerp(new.detach(), new, self.gain_S[:, None].to(new.dtype))  # the value is that of both
+        return new if self.past_QD is None else torch.cat([new, self.past_QD])
 
 
 class Loss(ABC):
@@ -166,44 +282,27 @@ class Loss(ABC):
             raise ValueError(f"matryoshka has {too_long[0]}, which is no prefix of {full} dimensions; leave it out")
         return (full, *self.matryoshka)
 
-    @abstractmethod
-    def draw(self, target_T: Tensor, known_K: Tensor) -> Tensor | None:
-        """The rows [S] to contrast the targets with; None for all K that training knows."""
+    def over_prefixes(self, of: Callable[..., Tensor], *vectors: Tensor, unit: bool) -> Tensor:
+        """The mean of the losses `of` the full vectors and of each Matryoshka prefix."""
+        sizes = self.dimensions(vectors[0].shape[1])
+        return torch.stack([of(*prefixes(vectors, size, unit=unit)) for size in sizes]).mean()
+
+    def start_epoch(self) -> None:  # noqa: B027 (most have nothing to forget)
+        """Forgets earlier steps: an epoch that a run goes on with must be the one that it would have been."""
 
     @abstractmethod
-    def of(
-        self,
-        query_PD: Tensor,
-        item_UD: Tensor,
-        target_T: Tensor,
-        owner_T: Tensor | None,
-        negative_S: Tensor | None,
-        log_count_S: Tensor | None,
-    ) -> Tensor:
-        """The loss of one prefix; targets and negatives are places in `item_UD`."""
+    def draw(self, target_T: Tensor, known_K: Tensor, frequency_N: Tensor) -> Negatives | None:
+        """What to contrast the targets with; None for all K items that training knows.
 
-    def log_expected_count(self, negative_S: Tensor, frequency_N: Tensor, num_known: int) -> Tensor | None:
-        """log of how often each drawn row is expected, for the correction; None where nothing was drawn."""
-        return None
+        Args:
+            target_T: int64, rows.
+            known_K: int64, the rows that training knows.
+            frequency_N: each item's share of the training targets; sums to 1.
+        """
 
-    def __call__(
-        self,
-        query_PD: Tensor,
-        item_UD: Tensor,
-        target_T: Tensor,
-        owner_T: Tensor | None,
-        negative_S: Tensor | None,
-        log_count_S: Tensor | None,
-        *,
-        unit: bool,
-    ) -> Tensor:
-        """The mean of the losses over the full vectors and each Matryoshka prefix."""
-        sizes = self.dimensions(query_PD.shape[1])
-        losses = [
-            self.of(query, item, target_T, owner_T, negative_S, log_count_S)
-            for query, item in (prefixes((query_PD, item_UD), size, unit=unit) for size in sizes)
-        ]
-        return torch.stack(losses).mean()
+    @abstractmethod
+    def __call__(self, step: Step, negatives: Negatives | None) -> Tensor:
+        """The mean of the losses over the full vectors and each Matryoshka prefix; `negatives` is what `draw` gave."""
 
 
 class FullSoftmax(Loss):
@@ -212,19 +311,16 @@ class FullSoftmax(Loss):
     Items that nobody took yet are no negatives: they would be pushed away from everybody before their first day.
     """
 
-    def draw(self, target_T: Tensor, known_K: Tensor) -> None:
+    def draw(self, target_T: Tensor, known_K: Tensor, frequency_N: Tensor) -> None:
         return None
 
-    def of(
-        self,
-        query_PD: Tensor,
-        item_UD: Tensor,
-        target_T: Tensor,
-        owner_T: Tensor | None,
-        negative_S: Tensor | None,
-        log_count_S: Tensor | None,
-    ) -> Tensor:
-        return full_softmax(query_PD, item_UD, target_T, self.scale, owner_T)
+    def __call__(self, step: Step, negatives: Negatives | None) -> Tensor:
+        place_T = torch.searchsorted(step.row_U, step.target_T)
+
+        def of(query: Tensor, item: Tensor) -> Tensor:
+            return full_softmax(query, item, place_T, self.scale, step.owner_T)
+
+        return self.over_prefixes(of, step.query_PD, step.item_UD, unit=step.unit)
 
 
 class SampledSoftmax(Loss):
@@ -233,43 +329,101 @@ class SampledSoftmax(Loss):
     Args:
         uniform: negatives drawn evenly from the items that training knows.
         in_batch: negatives drawn from the batch's own targets, which follow popularity.
+        queue: the newest targets of earlier steps of the epoch are negatives, too, at most this many, with the vectors
+            that they had then: many negatives for little where the item tower is dear. See docs/losses.md.
         temperature, matryoshka: as `Loss`.
     """
 
     def __init__(
-        self, uniform: int = 512, in_batch: int = 0, temperature: float = 1.0, matryoshka: Sequence[int] = ()
+        self,
+        uniform: int = 512,
+        in_batch: int = 0,
+        queue: int = 0,
+        temperature: float = 1.0,
+        matryoshka: Sequence[int] = (),
     ) -> None:
         super().__init__(temperature, matryoshka)
         if min(uniform, in_batch) < 0 or uniform + in_batch == 0:
             raise ValueError(f"uniform {uniform} and in_batch {in_batch} draw no negatives; raise one of them")
         self.uniform = uniform
         self.in_batch = in_batch
+        self.queue = Queue(queue)
 
-    def draw(self, target_T: Tensor, known_K: Tensor) -> Tensor:
+    def start_epoch(self) -> None:
+        self.queue.clear()
+
+    def draw(self, target_T: Tensor, known_K: Tensor, frequency_N: Tensor) -> Negatives:
         even = known_K[torch.randint(len(known_K), (self.uniform,), device=target_T.device)]
         popular = target_T[torch.randint(len(target_T), (self.in_batch,), device=target_T.device)]
-        return torch.cat([even, popular])
+        new = torch.cat([even, popular])
+        log_count_S = self._log_count(new, self.in_batch, known_K, frequency_N)
+        if (held := self.queue.held()) is None:
+            return Negatives(new, log_count_S)
+        past_QD, past = held
+        row_S = torch.cat([new, past])
+        # Earlier targets follow popularity as the batch's own do.
+        pooled_S = self._log_count(row_S, self.in_batch + len(past), known_K, frequency_N)
+        return Negatives(row_S, pooled_S, past_QD, (pooled_S[: len(new)] - log_count_S).exp())
 
-    def log_expected_count(self, negative_S: Tensor, frequency_N: Tensor, num_known: int) -> Tensor:
+    def _log_count(self, row_S: Tensor, in_batch: int, known_K: Tensor, frequency_N: Tensor) -> Tensor:
         return mixed_log_expected_count(
-            negative_S,
-            num_items=num_known,
-            uniform=self.uniform,
-            in_batch=self.in_batch,
-            frequency_N=frequency_N,
+            row_S, num_items=len(known_K), uniform=self.uniform, in_batch=in_batch, frequency_N=frequency_N
         )
 
-    def of(
-        self,
-        query_PD: Tensor,
-        item_UD: Tensor,
-        target_T: Tensor,
-        owner_T: Tensor | None,
-        negative_S: Tensor | None,
-        log_count_S: Tensor | None,
-    ) -> Tensor:
-        if negative_S is None or log_count_S is None:
+    def __call__(self, step: Step, negatives: Negatives | None) -> Tensor:
+        if negatives is None:
             raise ValueError("sampled softmax needs its negatives; draw them first")
-        return sampled_softmax(
-            query_PD, item_UD[target_T], target_T, item_UD[negative_S], negative_S, log_count_S, self.scale, owner_T
-        )
+        row_S, log_count_S = negatives.row_S, negatives.log_count_S
+        target_T, target_item_TD = step.target_T, step.embedded(step.target_T)
+
+        def of(query: Tensor, target_item: Tensor, item: Tensor) -> Tensor:
+            return sampled_softmax(query, target_item, target_T, item, row_S, log_count_S, self.scale, step.owner_T)
+
+        loss = self.over_prefixes(of, step.query_PD, target_item_TD, negatives.vectors(step), unit=step.unit)
+        self.queue.push(target_item_TD, target_T)
+        return loss
+
+
+class GeneralisedBCE(Loss):
+    """Binary cross-entropy against uniform negatives shared by the batch, its probabilities calibrated: gBCE.
+
+    α is S/K here, of S draws from K items, where the paper has S/(K − 1): draws that hit the target are masked, so that
+    S·(K − 1)/K of them are expected to be negatives, of which there are K − 1.
+
+    Args:
+        negatives: S, drawn evenly from the items that training knows.
+        calibration: t, from 0, plain binary cross-entropy, to 1, as if all items were negatives.
+        temperature, matryoshka: as `Loss`.
+    """
+
+    def __init__(
+        self,
+        negatives: int = 256,
+        calibration: float = 0.75,
+        temperature: float = 1.0,
+        matryoshka: Sequence[int] = (),
+    ) -> None:
+        super().__init__(temperature, matryoshka)
+        if negatives < 1:
+            raise ValueError(f"negatives is {negatives}; draw at least 1")
+        if not 0 <= calibration <= 1:
+            raise ValueError(f"calibration is {calibration}; choose from 0 to 1")
+        self.negatives = negatives
+        self.calibration = calibration
+
+    def draw(self, target_T: Tensor, known_K: Tensor, frequency_N: Tensor) -> Negatives:
+        row_S = known_K[torch.randint(len(known_K), (self.negatives,), device=target_T.device)]
+        alpha = self.negatives / len(known_K)
+        return Negatives(row_S, torch.full(row_S.shape, math.log(alpha), device=row_S.device))
+
+    def __call__(self, step: Step, negatives: Negatives | None) -> Tensor:
+        if negatives is None:
+            raise ValueError("gBCE needs its negatives; draw them first")
+        row_S, target_T = negatives.row_S, step.target_T
+        beta = calibrated_power(negatives.log_count_S[0].exp(), self.calibration)  # each is expected as often
+
+        def of(query: Tensor, target_item: Tensor, item: Tensor) -> Tensor:
+            return generalised_bce(query, target_item, target_T, item, row_S, beta, self.scale, step.owner_T)
+
+        vectors = step.query_PD, step.embedded(target_T), negatives.vectors(step)
+        return self.over_prefixes(of, *vectors, unit=step.unit)

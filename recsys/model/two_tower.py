@@ -21,7 +21,7 @@ from recsys.data.warm import read_checkpoint
 from recsys.model.callbacks import Finite, Repeatable
 from recsys.model.embed import Catalogue, Trained
 from recsys.model.grow import carried, described_by, grown, refuse_another_architecture
-from recsys.model.losses import FullSoftmax, Loss
+from recsys.model.losses import FullSoftmax, Loss, Step
 from recsys.model.towers import Architecture, Sizes, Towers
 
 K = 10  # of the metrics that training watches
@@ -99,21 +99,20 @@ class TwoTower(pl.LightningModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         return [Repeatable(), Finite()]
 
+    def on_train_epoch_start(self) -> None:
+        self.loss.start_epoch()
+
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
-        history_BL, target_T = batch.history.items_BL, batch.target_T
-        negative_S, log_count_S = self.loss.draw(target_T, self.known_K), None
-        row_U = self.known_K
-        if negative_S is not None:
-            log_count_S = self.loss.log_expected_count(negative_S, self.frequency_N, len(self.known_K))
-            row_U = torch.cat([history_BL.flatten(), target_T, negative_S]).unique()
-            negative_S = torch.searchsorted(row_U, negative_S)
+        history_BL, target_T, row_U = batch.history.items_BL, batch.target_T, self.known_K
+        negatives = self.loss.draw(target_T, self.known_K, self.frequency_N)
+        if negatives is not None:
+            row_U = torch.cat([history_BL.flatten(), target_T, negatives.new]).unique()
         # Each item of the step goes through its tower once, however often it occurs; rows become places among these.
         item_UD = self.towers.item(self.catalogue.take(row_U))
-        history_BL, target_T = torch.searchsorted(row_U, history_BL), torch.searchsorted(row_U, target_T)
-        query_BLD = self.towers.user(F.embedding(history_BL, item_UD), batch.history)
+        query_BLD = self.towers.user(F.embedding(torch.searchsorted(row_U, history_BL), item_UD), batch.history)
         query_PD = query_BLD.flatten(0, 1)[batch.position_P]
-        unit = self.towers.architecture.unit
-        loss = self.loss(query_PD, item_UD, target_T, batch.owner_T, negative_S, log_count_S, unit=unit)
+        step = Step(query_PD, item_UD, row_U, target_T, batch.owner_T, self.towers.architecture.unit)
+        loss = self.loss(step, negatives)
         positions = len(target_T) if batch.weight else 0  # of weight 0: what another worker counts already
         self.log("train_loss", loss, prog_bar=True, on_epoch=True, on_step=False, batch_size=positions, sync_dist=True)
         return loss * batch.weight

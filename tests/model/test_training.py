@@ -15,7 +15,7 @@ from recsys.data.split import LeaveOneOut
 from recsys.data.targets import NextItem
 from recsys.ids import IdMap
 from recsys.model.embed import Trained
-from recsys.model.losses import FullSoftmax, SampledSoftmax
+from recsys.model.losses import FullSoftmax, GeneralisedBCE, SampledSoftmax
 from recsys.model.towers import Architecture
 from recsys.model.two_tower import TwoTower
 from recsys.recommender import Recommender
@@ -53,11 +53,15 @@ def trained_on(toy, folder, loss=None, epochs=12, targets=NextItem(), **changed)
         (FullSoftmax(temperature=0.1), True),
         (SampledSoftmax(uniform=8, temperature=0.1), True),
         (FullSoftmax(matryoshka=[4, 8]), False),
+        (SampledSoftmax(uniform=6, queue=32), False),
+        (GeneralisedBCE(negatives=6), False),
+        (GeneralisedBCE(negatives=6, calibration=0, matryoshka=[8]), False),
     ],
-    ids=["uniform", "in-batch", "mixed", "unit", "unit, sampled", "matryoshka"],
+    ids=["uniform", "in-batch", "mixed", "unit", "unit, sampled", "matryoshka", "queue", "gBCE", "BCE, matryoshka"],
 )
 def test_every_loss_learns_the_ring(toy, tmp_path, loss, unit):
-    trainer, said = trained_on(toy, tmp_path, loss, unit=unit)
+    epochs = 40 if isinstance(loss, GeneralisedBCE) else 12  # it learns how rare each item is before which is next
+    trainer, said = trained_on(toy, tmp_path, loss, epochs, unit=unit)
     assert said["val_ndcg@10"] > 0.9  # by chance: 0.5
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     trained = Trained.open(tmp_path / "x.ckpt")

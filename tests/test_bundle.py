@@ -14,14 +14,18 @@ from recsys.data.prepare import prepare
 from recsys.data.sources import Csv, Tables
 from recsys.ids import IdMap
 from recsys.index.build import build
+from recsys.model.hstu import HSTU
+from recsys.model.towers import ENCODERS
 from recsys.seal import seal
 from tests.damage import copied, flip, sealed_again, vouched
+from tests.untrained import sealed_with
 
 FILES = [
     "towers.json", "item_tower.safetensors", "user_tower.safetensors", "trained.npy", "item_vectors.npy",
     "user_vectors.npy", "index.faiss", "item_ids.arrow", "user_ids.arrow", "item_features.parquet", "user_offsets.npy",
     "history_items.npy", "history_times.npy", "popularity.npy",
 ]  # fmt: skip
+MONTH = 30 * 24 * 3_600_000  # milliseconds
 DATASET_FILES = [
     "user_offsets.npy", "items.npy", "times.npy", "item_ids.arrow", "user_ids.arrow", "item_features.parquet",
     "rejected.parquet",
@@ -289,3 +293,34 @@ def test_vectors_of_users_and_histories_agree(toy_bundle):
         then = np.concatenate([np.full(30, times[0] - 1), times])
         expected = toy_bundle.embed_user(None, long_ago[-8:], then[-8:])
         np.testing.assert_allclose(toy_bundle.embed_user(None, long_ago, then), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("query_time", [True, False])
+@pytest.mark.parametrize("kind", ENCODERS, ids=[kind.__name__ for kind in ENCODERS])
+def test_whatever_reads_histories_is_sealed_and_opened(toy, tmp_path, kind, query_time):
+    bundle = sealed_with(toy, tmp_path, encoder=kind, query_time=query_time)  # opening compares vectors of some users
+    said = json.loads((bundle.path / "towers.json").read_text())["config"]["architecture"]
+    assert (said["encoder"], said["query_time"]) == (kind.__name__, query_time)
+    assert type(bundle.towers.user.encoder) is kind
+    moved = []
+    for user in (0, 17, 79):  # stored as soon as they took their last item
+        last = int(bundle.history_times[bundle.user_offsets[user + 1] - 1])
+        stored = bundle.user_vectors[user]
+        np.testing.assert_allclose(bundle.embed_user(user), stored, atol=1e-5)
+        np.testing.assert_allclose(bundle.embed_user(user, asked=last), stored, atol=1e-5)
+        later = bundle.embed_user(user, asked=last + MONTH)
+        moved.append(not np.allclose(later, stored, atol=1e-3))
+    assert any(moved) == query_time
+
+
+@pytest.mark.parametrize("query_time", [True, False])
+def test_users_that_another_tower_embedded_are_refused_whatever_reads_histories(toy, tmp_path, query_time):
+    bundle = sealed_with(toy, tmp_path, encoder=HSTU, query_time=query_time)
+    shifted = np.load(bundle.path / "user_vectors.npy")
+    for user in range(len(shifted)):  # as if sealing had asked a month later, or of somebody else
+        last = int(bundle.history_times[bundle.user_offsets[user + 1] - 1])
+        other = user if query_time else (user + 1) % len(shifted)
+        shifted[user] = bundle.embed_user(other, asked=last + MONTH)
+    np.save(bundle.path / "user_vectors.npy", shifted)
+    sealed_again(bundle.path)
+    refused(bundle.path, "user_vectors.npy was not made by user_tower.safetensors")

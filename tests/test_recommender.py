@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from recsys.data.history import History, gap_buckets
 from recsys.index.build import Flat, HalfPrecision, Hnsw, build
 from recsys.live import LiveCatalogue
+from recsys.model.hstu import HSTU
 from recsys.online.store import LiveItem, StoredEvent
 from recsys.recommender import Answer, Effort, Event, Query, Recommender, RequestError, UnknownItem
 from recsys.rules import Cap, Freshness, Quota, Rules
 from tests.toy import RING, START, USERS, ring_lengths
+from tests.untrained import sealed_with
 
 
 @pytest.fixture(scope="module", params=["toy_bundle", "shop_bundle"])
@@ -686,3 +688,109 @@ def test_stages_say_where_the_time_went(toy_recommender):
     assert stages(user_id="u0") == ["search", "read"]
     assert stages(history=[Event("i3")]) == ["tower", "search", "read"]
     assert stages(user_id="u0", rules=Rules(diversity=0.5)) == ["rules", "read"]
+
+
+# ---- towers that are told when they are asked, and others
+
+
+HOUR = 3_600_000  # milliseconds
+MOMENTS = (1000 * START + 100 * HOUR, 1000 * START + 100_000 * HOUR)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["told", "not told"])
+def told(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def of_a_moment(toy, told, tmp_path_factory):
+    """A Recommender whose towers read times, and are told when they are asked or not."""
+    folder = tmp_path_factory.mktemp("told")
+    return Recommender(sealed_with(toy, folder, encoder=HSTU, query_time=told, blocks=2))
+
+
+def towers_own(bundle, moment, user, since=()):
+    """The score of every item, by the towers' own forward; since: item row and time of what is newer."""
+    place = slice(*bundle.user_offsets[[user, user + 1]])
+    rows = np.append(bundle.history_items[place], [row for row, _ in since]).astype(np.int64)[-8:]
+    times = np.append(bundle.history_times[place], [at for _, at in since]).astype(np.int64)[-8:]
+    return bundle.item_vectors @ bundle.towers.user_now(bundle.item_vectors[rows], times, None, {}, moment)
+
+
+def said_of(bundle, answer):
+    """Scores by row, of an answer that holds every item."""
+    assert len(answer.items) == len(bundle.item_ids)
+    scores = {bundle.item_ids.row(item.item_id): item.score for item in answer.items}
+    return np.array([scores[row] for row in range(len(scores))])
+
+
+def test_a_known_user_is_answered_as_of_when_they_ask(of_a_moment, told):
+    bundle, user = of_a_moment.bundle, 3
+    new = Event("i9", MOMENTS[0] - HOUR)
+    since = [(bundle.item_ids.row("i9"), new.timestamp)]
+    for history, taken in (([], ()), ([new], since)):
+        got = []
+        for moment in MOMENTS:
+            asked = {"user_id": "u3", "history": history, "k": 13, "include_seen": True, "now_ms": moment}
+            got.append(said_of(bundle, of_a_moment.recommend(**asked)))
+            np.testing.assert_allclose(got[-1], towers_own(bundle, moment, user, taken), atol=1e-4)
+            (together, _) = of_a_moment.recommend_many([Query(**asked), Query("u4", k=1, now_ms=MOMENTS[0])])
+            np.testing.assert_allclose(said_of(bundle, together), got[-1], atol=1e-5)
+        assert np.allclose(*got, atol=1e-3) != told
+
+
+def test_only_towers_that_are_told_when_run_for_a_known_user(of_a_moment, told):
+    bundle = of_a_moment.bundle
+    answer = of_a_moment.recommend(user_id="u3", k=13, include_seen=True, now_ms=MOMENTS[1])
+    assert answer.strategy == "personalised"
+    assert [name for name, _ in answer.stages] == ["tower"] * told + ["search", "read"]
+    stored = bundle.item_vectors @ bundle.user_vectors[3]
+    assert np.allclose(said_of(bundle, answer), stored, atol=1e-4) != told
+
+
+def test_now_is_what_the_clock_says(of_a_moment, monkeypatch):
+    expected = of_a_moment.recommend(user_id="u3", k=5, now_ms=MOMENTS[1]).items
+    monkeypatch.setattr("time.time_ns", lambda: MOMENTS[1] * 1_000_000)
+    assert of_a_moment.recommend(user_id="u3", k=5).items == expected
+    history = [Event("i3", MOMENTS[0])]
+    expected = of_a_moment.recommend(history=history, k=5, now_ms=MOMENTS[1]).items
+    assert of_a_moment.recommend(history=history, k=5).items == expected
+
+
+def test_what_is_asked_to_do_with_less_is_popular_whatever_the_towers_are_told(of_a_moment):
+    answer = of_a_moment.recommend(user_id="u3", k=5, effort=Effort.POPULAR)
+    assert (answer.strategy, [name for name, _ in answer.stages]) == ("popular", ["search", "read"])
+
+
+def test_explanations_are_of_the_moment_of_the_answer(of_a_moment, told):
+    bundle, user = of_a_moment.bundle, 3
+    place = slice(*bundle.user_offsets[[user, user + 1]])
+    rows, times = bundle.history_items[place].astype(np.int64)[-8:], bundle.history_times[place][-8:]
+    for moment in MOMENTS:
+        answer = of_a_moment.recommend(user_id="u3", k=13, include_seen=True, explain=True, now_ms=moment)
+        scores = towers_own(bundle, moment, user)
+        for item in answer.items:
+            row = bundle.item_ids.row(item.item_id)
+            vectors = [
+                bundle.towers.user_now(bundle.item_vectors[rows[kept]], times[kept], None, {}, moment)
+                for kept in (np.arange(len(rows)) != left_out for left_out in range(len(rows)))
+            ]
+            pull = np.maximum(scores[row] - np.stack(vectors) @ bundle.item_vectors[row], 0)
+            expected = {int(rows[at]): pull[at] / pull.sum() for at in np.argsort(-pull)[:3] if pull[at] > 0}
+            assert {bundle.item_ids.row(one.item_id): one.share for one in item.because} == pytest.approx(
+                expected, abs=1e-3
+            )
+            why = of_a_moment.why_not(item.item_id, user_id="u3", k=13, include_seen=True, now_ms=moment)
+            assert (why.in_list, why.rank) == (True, item.rank)
+
+
+def test_things_of_which_nobody_knows_when_happened_as_they_are_told(of_a_moment):
+    bundle, rows = of_a_moment.bundle, np.array([2, 3])
+    history = [Event(bundle.item_ids.id(int(row))) for row in rows]
+    got = [
+        said_of(bundle, of_a_moment.recommend(history=history, k=13, include_seen=True, now_ms=moment))
+        for moment in MOMENTS
+    ]
+    vector = bundle.towers.user_now(bundle.item_vectors[rows], np.full(2, MOMENTS[0]), None, {}, MOMENTS[0])
+    np.testing.assert_allclose(got[0], bundle.item_vectors @ vector, atol=1e-4)
+    np.testing.assert_allclose(*got, atol=1e-5)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from recsys.artifacts import ArtifactError
 from recsys.data.warm import WarmStartError
+from recsys.model.sequence import Transformer
 from recsys.model.towers import Towers
 
 _ITEM_IDS = "item.sum.parts.0.weight"
@@ -111,7 +112,8 @@ def refuse_another_make(old: Towers, new: Towers) -> None:
 
 def refuse_another_architecture(said: Mapping[str, Any], own: Mapping[str, Any], error: type[ArtifactError]) -> None:
     """Raises `error` unless a checkpoint's architecture is the configured one, in all that weights depend on."""
-    for name, value in said.items():
+    before_a_choice = {"encoder": Transformer.__name__, "query_time": False}  # what older checkpoints do not say
+    for name, value in (before_a_choice | dict(said)).items():
         if name not in ("dropout", "id_dropout") and value != own[name]:
             raise error(
                 f"the checkpoint was trained with architecture.{name} {value}, the configuration says "

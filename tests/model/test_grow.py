@@ -8,7 +8,8 @@ import torch
 
 from recsys.data.vocabulary import Input
 from recsys.data.warm import WarmStartError
-from recsys.model.grow import carried, described_by, grown
+from recsys.model.grow import carried, described_by, grown, refuse_another_architecture
+from recsys.model.ligr import LiGR
 from recsys.model.towers import Architecture, Sizes, Towers
 
 SIZES = Sizes(3, (Input("brand", codes=3), Input("price", width=2)), (Input("country", codes=2),), 2, True)
@@ -139,6 +140,21 @@ def test_events_that_come_in_anew_do_not_grow():
 def test_what_is_not_learnt_may_be_set_anew():
     old, new = pair(GROWN, dataclasses.replace(MADE, dropout=0.5, id_dropout=0.5))
     grown(old, new, TRAINED, DESCRIBED)
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ({"encoder": LiGR}, "trained with architecture.encoder Transformer, the configuration says LiGR"),
+        ({"query_time": True}, "trained with architecture.query_time False, the configuration says True"),
+    ],
+)
+def test_a_checkpoint_from_before_there_was_a_choice_is_of_what_there_was(now, said):
+    before, same, other = (Towers(Sizes(3), Architecture(**of)).config()["architecture"] for of in ({}, {}, now))
+    del before["encoder"], before["query_time"]
+    refuse_another_architecture(before, same, WarmStartError)
+    with pytest.raises(WarmStartError, match=said):
+        refuse_another_architecture(before, other, WarmStartError)
 
 
 def test_which_items_are_described():

@@ -150,7 +150,8 @@ def test_what_is_not_learnt_may_be_set_anew():
     ],
 )
 def test_a_checkpoint_from_before_there_was_a_choice_is_of_what_there_was(now, said):
-    before, same, other = (Towers(Sizes(3), Architecture(**of)).config()["architecture"] for of in ({}, {}, now))
+    same, other = (Towers(Sizes(3), made).config()["architecture"] for made in (Architecture(), Architecture(**now)))
+    before = dict(same)
     del before["encoder"], before["query_time"]
     refuse_another_architecture(before, same, WarmStartError)
     with pytest.raises(WarmStartError, match=said):

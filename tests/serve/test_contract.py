@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 
 from recsys.recommender import Event, Recommender
+from recsys.rules import Rules
 from serve.answers import AnswerBody
 from serve.api import documented
 from serve.asgi import Application
@@ -44,6 +45,15 @@ def test_k_is_10_unless_said(app: Application) -> None:
 def test_include_seen_is_handed_on(app: Application, stand_in: StandIn, said: str, meant: bool) -> None:
     assert ask(app, "GET", f"{USER}?include_seen={said}").status == 200
     assert stand_in.calls[-1]["include_seen"] is meant
+
+
+def test_why_not_asks_for_the_very_list_that_the_item_is_not_in(app: Application, stand_in: StandIn) -> None:
+    body = {"user_id": "u1", "history": ["i 1"], "k": 2, "exclude": ["ï2"], "include_seen": True, "diversity": 0.5}
+    assert ask(app, "POST", "/v1/recommendations", body).status == 200
+    assert ask(app, "POST", "/v1/why-not", body | {"item_id": "ï2"}).status == 200
+    listed, asked_why = stand_in.calls
+    assert asked_why == listed
+    assert (listed["include_seen"], listed["exclude"], listed["rules"]) == (True, ["ï2"], Rules(diversity=0.5))
 
 
 def test_a_body_is_handed_on_whole(app: Application, stand_in: StandIn) -> None:

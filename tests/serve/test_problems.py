@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from serve.asgi import Application
 from serve.load import Load
+from serve.pace import Pace
 from serve.service import Service
 from serve.settings import Shed
 from tests.serve.asking import Reply, ask, asked
@@ -191,6 +192,7 @@ def test_slow_requests_wait_in_turn_while_quick_ones_pass_and_too_many_are_turne
 
     stand_in.recommend = slow  # type: ignore[method-assign]
     service = Service(LIMITS, stand_in, threads=1, load=Load(2, Shed(fewer=1, cheaper=1, popular=1)))  # type: ignore[arg-type]
+    service._pace = Pace(at_once_s=0.5)  # so that what is quick is so on a busy machine, too
     app = Application(service)
 
     async def run() -> tuple[list[Reply], Reply, Reply]:

@@ -94,9 +94,9 @@ def binary(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> spa
 def ease(asked: Asked, *, regularization: float) -> Answer:
     """EASE: an item is scored by a regression on the history, its own weight held at nought.
 
-    Steck 2019, arXiv 1905.03375, equation 8: B = I − P · diag(1 / P), P = (XᵀX + λI)⁻¹. RecTools' EASEModel is the same
-    closed form, but answers only users whom it was fitted on, and holds several matrices [N, N] where this holds one.
-    The identity only matters to items of the history, which are left out.
+    Steck 2019, arXiv 1905.03375, equation 8: B = I − P · diag(1 / P), P = (XᵀX + λI)⁻¹, and scores X · B. The identity
+    only matters to items of the history, which are left out. RecTools 0.19's EASEModel finds the same B, but answers
+    only users whom it was fitted on, ranks by X · Bᵀ, and holds several matrices [N, N] where this holds one.
     """
     from scipy.linalg import lapack
 

@@ -234,9 +234,9 @@ def measured(scorer: Scorer, row: Row, data: Dataset, split: LeaveOneOut | Given
 def peers_of(row: Row, data: Dataset, minutes: float | None = None) -> dict[str, Peer]:
     """The peers that the data allow, by name: SASRec needs the order of histories, which sets do not have."""
     start = (str(PYTHON), str(SCRIPT))
-    strengths = (50, 100, 200, 500, 1000) if data.num_items < LARGE else (200,)
+    strengths = (10, 20, 50, 100, 200, 500, 1000) if data.num_items < LARGE else (200,)
     made = {"ease": Peer("ease", (*start, "ease"), tuple({"regularization": each} for each in strengths))}
-    names, grid = ("factors", "regularization", "alpha"), product((128,), (1.0, 10.0, 100.0), (1.0, 4.0, 16.0))
+    names, grid = ("factors", "regularization", "alpha"), product((128,), (1.0, 10.0, 100.0), (1.0, 4.0, 16.0, 64.0))
     settings = tuple({**dict(zip(names, each, strict=True)), "iterations": 15} for each in grid)
     made["ials"] = Peer("ials", (*start, "ials"), settings)
     if not split_of_row(data).cut(data).grouped:

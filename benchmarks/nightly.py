@@ -36,7 +36,7 @@ from recsys.data.module import HistoryData
 from recsys.data.split import TimeSplit, queries_of, split_of
 from recsys.index.engine import faiss
 from recsys.model.embed import Catalogue, Trained, query_vectors
-from recsys.model.losses import FullSoftmax
+from recsys.model.losses import FullSoftmax, Step
 from recsys.model.towers import Sizes, Towers
 from recsys.nightly.measured import CANDIDATE, LIVE, opened
 from recsys.nightly.night import nights
@@ -151,8 +151,7 @@ def _trained(folder: Path, config: Path, *, warm: bool) -> None:
                 item_UD = towers.item(catalogue.take(known))
                 history = F.embedding(torch.searchsorted(known, batch.history.items_BL), item_UD)
                 query_PD = towers.user(history, batch.history).flatten(0, 1)[batch.position_P]
-                target_T = torch.searchsorted(known, batch.target_T)
-                value = loss(query_PD, item_UD, target_T, None, None, None, unit=False)
+                value = loss(Step(query_PD, item_UD, known, batch.target_T), None)
             optimizer.zero_grad()
             value.backward()
             optimizer.step()

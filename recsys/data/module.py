@@ -75,15 +75,14 @@ class HistoryData(pl.LightningDataModule):
         self.split = split or TimeSplit()
         self.cuts: Cuts = self.split.cut(self.dataset)
         self.max_length = max_length
-        # What is learnt from: each user's newest interactions, of which all but the first are targets.
+        # What is learnt from: each user's newest interactions.
         self._users, self._starts, self._ends = _stretches(self.dataset, self.cuts, self.max_length, stretches)
         lengths = np.diff(self.dataset.user_offsets)
         oldest = self.cuts.validation_start.copy()
         np.minimum.at(oldest, self._users, self._starts)
         position = np.arange(len(self.dataset))
-        is_target = (position > np.repeat(oldest, lengths)) & (
-            position < np.repeat(self.cuts.validation_start, lengths)
-        )
+        after = np.repeat(oldest if targets.asks_for_first else oldest + 1, lengths)
+        is_target = (position >= after) & (position < np.repeat(self.cuts.validation_start, lengths))
         self.batch_positions = batch_positions or int(np.clip(is_target.sum() // 50, 256, 8192))
         self.max_validation_queries = max_validation_queries
         self.seed = seed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,13 @@ from recsys.data.history import histories, histories_at
 
 
 class Targets(Protocol):
-    """Makes training batches of stretches of history; a configuration names the class."""
+    """Makes training batches of stretches of history; a configuration names the class.
+
+    Attributes:
+        asks_for_first: whether the oldest item of a history can be an answer.
+    """
+
+    asks_for_first: ClassVar[bool]
 
     def batch(
         self,
@@ -46,6 +52,8 @@ class Targets(Protocol):
 class NextItem:
     """At each position, the item taken next."""
 
+    asks_for_first: ClassVar[bool] = False
+
     def batch(
         self,
         dataset: Dataset,
@@ -75,6 +83,7 @@ class HeldOutPart:
         most: the largest.
     """
 
+    asks_for_first: ClassVar[bool] = True
     least: float = 0.2
     most: float = 0.8
 
@@ -119,6 +128,7 @@ class AllActions:
         count: how many of the next items are answers.
     """
 
+    asks_for_first: ClassVar[bool] = False
     count: int = 8
 
     def __post_init__(self) -> None:

@@ -105,6 +105,15 @@ def test_how_often_an_item_is_asked_for_is_counted_over_all_stretches(log):
     np.testing.assert_allclose(data.frequency, np.bincount(targets, minlength=data.num_items) / len(targets))
 
 
+@pytest.mark.parametrize("targets", EVERY, ids=repr)
+def test_whatever_is_asked_for_is_expected_to_be(log, targets):
+    data = HistoryData(log.path, LeaveOneOut(), targets=targets)
+    for epoch in range(8):
+        data.trainer = AtEpoch(epoch)  # type: ignore[assignment]
+        for batch in data.train_dataloader():
+            assert (data.frequency[batch.target_T.numpy()] > 0).all()
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

@@ -264,13 +264,13 @@ class InProcess:
 
         bundle = cls.recommender.bundle
         rows = [bundle.item_ids.rows(history) for history in histories]
-        gaps = np.zeros(HISTORY, dtype=np.int64) if bundle.history_times is not None else None
+        times = np.zeros(HISTORY, dtype=np.int64) if bundle.history_times is not None else None
         events = np.zeros(HISTORY, dtype=np.int64) if bundle.history_events is not None else None
         profile = {name: np.zeros_like(values[:1]) for name, values in bundle.profiles.items()}
         torch.set_num_threads(1)
 
         def once(history: np.ndarray) -> None:
-            vector = bundle.towers.user_now(bundle.item_vectors[history], gaps, events, profile)
+            vector = bundle.towers.user_now(bundle.item_vectors[history], times, events, profile)
             bundle.index.search(vector[None], K, exclude=history)
 
         return cls._timed(once, rows, seconds)

@@ -30,7 +30,8 @@ def figures(row: Row) -> list[dict[str, Any]]:
     results = saved(row)
     ours = [result for result in results if result["model"] == MODEL]
     rows = []
-    for metric, anchor, target in zip(row.metrics, row.anchors or (None,) * len(row.metrics), row.targets, strict=True):
+    nothing = (None,) * len(row.metrics)
+    for metric, anchor, target in zip(row.metrics, row.anchors or nothing, row.targets or nothing, strict=True):
         values = [full(result, "test")["mean"][metric] for result in ours]
         value, half = mean(values) if values else (None, None)
         if len(values) == 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -48,10 +50,7 @@ class BundleScorer:
             for batch in query_loader(self._dataset, queries, self._profiles, length):
                 history = batch.history
                 if history.events_BL is not None:
-                    events_BL = self._event_code[history.events_BL]
-                    history = type(history)(
-                        history.items_BL, history.lengths_B, events_BL, history.gaps_BL, history.users
-                    )
+                    history = replace(history, events_BL=self._event_code[history.events_BL])
                 user_BLD = self._towers.user(F.embedding(history.items_BL, self._item_ND), history)
                 vectors[batch.query_Q] = user_BLD.flatten(0, 1)[batch.position_Q]
             scores: np.ndarray = (vectors @ self._item_ND.T).numpy()

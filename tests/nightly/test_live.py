@@ -1,5 +1,7 @@
 """The live bundle asked about another dataset: known answers of the ring, whatever rows its items have there."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,8 @@ from recsys.data.sources import Csv, Tables
 from recsys.data.split import LeaveOneOut, queries_of
 from recsys.evaluate.ranking import evaluate
 from recsys.model.embed import TowerScorer, Trained
+from recsys.model.hstu import HSTU
+from recsys.model.towers import Towers
 from recsys.nightly.live import BundleScorer
 from tests.toy import RING, START
 
@@ -63,3 +67,14 @@ def test_events_are_matched_by_name(shop_bundle, shop, monkeypatch):
     monkeypatch.setattr(Dataset, "event_names", property(lambda self: ["view", "cart", "buy"][::-1]))
     assert shop_bundle.manifest.content["event_names"] == ["view", "cart", "buy"]
     np.testing.assert_allclose(BundleScorer(shop_bundle, turned).scores(queries), straight, atol=1e-5)
+
+
+def test_towers_that_are_told_when_they_are_asked_are_told_so_here(shop_bundle, shop):
+    architecture = dataclasses.replace(shop_bundle.towers.architecture, encoder=HSTU, query_time=True)
+    bundle = dataclasses.replace(shop_bundle, towers=Towers(shop_bundle.towers.sizes, architecture).eval())
+    data = Dataset.open(shop)
+    queries = queries_of(data, LeaveOneOut().cut(data), "test")
+    times = np.array(data.times)
+    times[queries.end] += 10**9  # when each target was taken, and so when its question is asked
+    soon, late = (BundleScorer(bundle, each).scores(queries) for each in (data, dataclasses.replace(data, times=times)))
+    assert (np.abs(late - soon).max(axis=1) > 1e-4).all()

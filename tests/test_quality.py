@@ -1,0 +1,93 @@
+"""The quality table: what it says of saved runs, its configurations, and that a row's model learns as it should."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks.quality import __main__ as table
+from benchmarks.quality import data, runs
+from benchmarks.quality.rows import ROWS, Row, named
+from recsys.cli import main
+from recsys.train import run
+
+DATA = os.environ.get("RECSYS_DATA_DIR")
+ROW = Row("toy", "a toy", data.beauty, ("ndcg@10",), (0.5,), "nobody", (0.6,))
+
+
+def result(seed, value, model=runs.MODEL, half=0.01):
+    part = {"dimensions": {"64": {"mean": {"ndcg@10": value}, "half_width": {"ndcg@10": half}},
+                           "8": {"mean": {"ndcg@10": 0.1}, "half_width": {"ndcg@10": half}}}}  # fmt: skip
+    return {"row": "toy", "model": model, "seed": seed, "validation": part, "test": part, "seconds": 120}
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """Writes results where the table looks for them."""
+    monkeypatch.setattr(runs, "RESULTS", tmp_path)
+
+    def write(*some):
+        for one in some:
+            runs.write(one, tmp_path / "toy" / f"{one['model']}-{one['seed']}.json")
+
+    return write
+
+
+def test_a_figure_is_the_mean_of_the_uncut_vectors_with_an_interval_over_seeds(results):
+    results(result(0, 0.60), result(1, 0.62), result(2, 0.64), result(0, 0.3, "EASE"), result(0, 0.4, "item-kNN"))
+    (said,) = table.figures(ROW)
+    assert said["mean"] == pytest.approx(0.62)
+    assert said["±"] == pytest.approx(4.3027 * 0.02 / 3**0.5, rel=1e-3)  # Student's t, two degrees of freedom
+    assert (said["seeds"], said["met"], said["minutes"]) == (3, "yes", 2.0)
+    assert (said["anchor"], said["target"]) == (0.5, 0.6)
+    assert said["best baseline here"] == "item-kNN 0.4000"
+
+
+def test_one_seed_has_the_interval_over_its_users_and_a_missed_target_is_said(results):
+    results(result(0, 0.59))
+    (said,) = table.figures(ROW)
+    assert (said["mean"], said["±"], said["seeds"], said["met"]) == (0.59, 0.01, 1, "no")
+
+
+def test_a_row_without_a_run_says_so(results):
+    (said,) = table.figures(ROW)
+    assert (said["mean"], said["seeds"], said["met"], said["minutes"]) == (None, 0, None, None)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.config.exists()], ids=lambda row: row.name)
+def test_a_rows_configuration_is_one_that_fit_takes(row, capsys):
+    text = row.config.read_text(encoding="utf-8")
+    assert text.splitlines()[0] == f"# python -m benchmarks.quality --row {row.name}"
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--config", str(row.config), "--print_config"])
+    assert ended.value.code == 0, capsys.readouterr().err
+
+
+def test_every_saved_run_is_of_its_rows_configuration():
+    for row in ROWS:
+        for said in runs.saved(row):
+            assert said["row"] == row.name
+            if said["model"] == runs.MODEL:
+                assert yaml.safe_load(said["config"]) == yaml.safe_load(row.config.read_text(encoding="utf-8"))
+
+
+@pytest.mark.skipif(DATA is None, reason="set RECSYS_DATA_DIR to the folder that holds the public data")
+def test_a_few_epochs_reach_the_floor_and_stay_under_the_ceiling(tmp_path):
+    """A broken loss, mask or split falls through the floor; a target that leaks breaks the ceiling."""
+    row = named("ml-1m-time-blind")
+    path = data.dataset(row.tables, Path(DATA), tmp_path)
+    run(
+        [
+            *("fit", "--config", str(row.config), "--data.dataset", str(path), "--out", str(tmp_path / "run")),
+            *("--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "2"),
+        ]
+    )
+    test = runs.measured(row, path, tmp_path / "run" / "best.ckpt")["test"]["dimensions"]
+    reached = test[max(test, key=int)]["mean"]["ndcg@10"]
+    print(json.dumps(test))
+    assert FLOOR < reached < CEILING
+
+
+FLOOR, CEILING = 0.09, 0.15

@@ -61,7 +61,7 @@ class IdMap:
     def __len__(self) -> int:
         return len(self._ids)
 
-    @property
+    @cached_property
     def is_integer(self) -> bool:
         """Whether the outside world's ids are integers; else they are strings."""
         return bool(pa.types.is_integer(self._ids.type))
@@ -113,6 +113,10 @@ class IdMap:
             int64 [len(values)], −1 where the id is unknown or null.
         """
         if not isinstance(values, pa.Array):
+            kinds = set(map(type, values))
+            if kinds == {int} if self.is_integer else kinds == {str}:  # as they stand in the map
+                row_of = self._row_of
+                return np.array([row_of.get(value, -1) for value in values], dtype=np.int64)
             found = (self.row(value) for value in values)
             return np.array([-1 if row is None else row for row in found], dtype=np.int64)
         found = pc.index_in(values.cast(self._ids.type), value_set=self._ids)

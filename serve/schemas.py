@@ -10,8 +10,18 @@ from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    create_model,
+    model_validator,
+)
 
+from recsys.answers import Event
 from recsys.ids import Id
 from recsys.rules import Cap, Freshness, Quota, Rules
 
@@ -32,10 +42,11 @@ class Closed(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, said: Any) -> Any:
-        if isinstance(said, Mapping):
+        known = cls.__pydantic_fields__
+        if isinstance(said, Mapping) and not said.keys() <= known.keys():
             for key in said:
-                if key not in cls.model_fields:
-                    name, valid = str(key)[:80], list(cls.model_fields)
+                if key not in known:
+                    name, valid = str(key)[:80], list(known)
                     near = difflib.get_close_matches(name.lower(), valid, n=1, cutoff=0.5)
                     meant = f"; did you mean {near[0]!r}?" if near else ""
                     raise ValueError(f"there is no {name!r}{meant} (valid: {', '.join(valid)})")
@@ -116,6 +127,21 @@ Filter = Annotated[
 HistoryItem = Annotated[HistoryEntry, BeforeValidator(_entry, json_schema_input_type=str | int | HistoryEntry)]
 
 
+def _events(most: int) -> WrapValidator:
+    """Makes events of a validated history; one of plain ids, as most are, is spared a model for each."""
+
+    def made(said: Any, validated: ValidatorFunctionWrapHandler) -> list[Event]:
+        if type(said) is list and len(said) <= most and all(map(_is_plain_id, said)):
+            return [Event(item_id) for item_id in said]
+        return [Event(entry.item_id, entry.timestamp, entry.event) for entry in validated(said)]
+
+    return WrapValidator(made)
+
+
+def _is_plain_id(said: Any) -> bool:
+    return type(said) is int or (type(said) is str and 0 < len(said) <= MAX_ID_LENGTH)
+
+
 class SimilarQuery(Closed):
     """What the address of similar items may carry after its question mark."""
 
@@ -189,7 +215,7 @@ class RecommendBody(Asked):
     """A request for recommendations: a user, a history, both, or neither (popular items)."""
 
     user_id: ExternalId | None = None
-    history: list[HistoryItem] = []
+    history: list[Event] = []  # said as a list of HistoryItem; see `bounded`
     include_seen: bool = Field(False, description="whether items of the history and seen ones may come back")
 
 
@@ -282,8 +308,8 @@ def bounded(limits: Limits) -> RequestModels:
         list[ExternalId], Field([], max_length=limits.max_exclude, description="items to leave out"),
     )  # fmt: skip
     history: Any = (
-        list[HistoryItem],
-        Field([], max_length=limits.max_history, description="what the user did, oldest first: item ids or objects"),
+        Annotated[list[HistoryItem], Field(max_length=limits.max_history), _events(limits.max_history)],
+        Field([], description="what the user did, oldest first: item ids or objects"),
     )
 
     def model(base: type[_Model], name: str, **fields: Any) -> type[_Model]:

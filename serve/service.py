@@ -219,7 +219,7 @@ class Service:
         query = Query(
             user_id=body.user_id,
             # Both tell what came after the bundle; what the request brings is the newest.
-            history=[*since, *(Event(entry.item_id, entry.timestamp, entry.event) for entry in body.history)],
+            history=[*since, *body.history],
             k=body.k,
             exclude=body.exclude,
             include_seen=body.include_seen,

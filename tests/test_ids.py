@@ -15,6 +15,10 @@ def test_rows_and_ids_stand_for_each_other():
     ids = IdMap.of(["b", "a", "007"])
     assert [ids.row("b"), ids.row("a"), ids.row("007"), ids.row("7")] == [0, 1, 2, None]
     assert ids.rows(["a", "x", "b"]).tolist() == [1, -1, 0]
+    assert ids.rows(["a", 7, "b"]).tolist() == [1, -1, 0]
+    assert IdMap.of(["7", "8"]).rows([8, 7]).tolist() == [1, 0]
+    assert IdMap.of([7, 8]).rows([8, 9, 7]).tolist() == IdMap.of([7, 8]).rows(["8", "9", 7]).tolist() == [1, -1, 0]
+    assert ids.rows([]).tolist() == []
     assert ids.rows(pa.array(["a", None, "b"])).tolist() == [1, -1, 0]
     assert ids.ids(np.array([2, 0, 0])) == ["007", "b", "b"]
     assert ids.id(1) == "a"

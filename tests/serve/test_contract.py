@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import jsonschema
 import pytest
+from pydantic import ValidationError
 
 from recsys.recommender import Event, Recommender
 from recsys.rules import Rules
@@ -82,6 +83,34 @@ def test_a_body_is_handed_on_whole(app: Application, stand_in: StandIn) -> None:
     }
     assert reply.json["unknown_items"] == [7]
     assert reply.json["strategy"] == "history"
+
+
+@pytest.mark.parametrize("said", [["a", 2, "ü/b"], [], [7], ["x" * 512]])
+def test_a_history_of_plain_ids_is_one_of_objects_that_say_no_more(said: list[Any]) -> None:
+    model = Limits(max_history=3).models.body
+    plain, objects = (
+        model.model_validate({"history": some}).history for some in (said, [{"item_id": i} for i in said])
+    )
+    assert plain == objects == [Event(item_id) for item_id in said]
+    mixed = [*said[:1], *({"item_id": i} for i in said[1:])]
+    assert model.model_validate({"history": mixed}).history == plain
+
+
+@pytest.mark.parametrize(
+    ("said", "place"),
+    [
+        (["a", "b", "c", "d"], ("history",)),
+        (["a", True], ("history", 1)),
+        (["a", ""], ("history", 1, "item_id")),
+        (["x" * 513], ("history", 0, "item_id")),
+        (["a", None], ("history", 1)),
+        ("abc", ("history",)),
+    ],
+)
+def test_a_history_that_cannot_be_is_refused_at_its_place(said: Any, place: tuple[Any, ...]) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Limits(max_history=3).models.body.model_validate({"history": said})
+    assert [error["loc"] for error in refused.value.errors()] == [place]
 
 
 def test_an_unknown_user_gets_popular_items_and_the_strategy_says_so(app: Application) -> None:

@@ -34,6 +34,8 @@ class UserEncoder:
             None if embedding is None else _table(embedding)
             for embedding in (user.position, user.event, user.gap, user.wait)
         )
+        if self._gap is not None:
+            self._at_once = self._gap.take(gap_buckets(np.zeros(self._max_length, dtype=np.int64)), axis=0)
         profile = user.profile
         self._profile = [] if profile is None else list(zip(profile.names, map(_feature, profile.parts), strict=True))
         self._rotation = None if user.rotation is None else user.rotation.detach().clone()
@@ -123,7 +125,9 @@ class UserEncoder:
             if self._event is not None and events_BL is not None:
                 x_BLD += self._event.take(events_BL, axis=0)
             if self._gap is not None and times_BL is not None:
-                x_BLD += self._gap.take(gap_buckets(times_BL), axis=0)
+                # Where no time is known all are the same, and no gap need be worked out.
+                same = (times_BL == times_BL[:, :1]).all()
+                x_BLD += self._at_once[:length] if same else self._gap.take(gap_buckets(times_BL), axis=0)
                 when_BL = torch.from_numpy(times_BL)
             if self._wait is not None and times_BL is not None and when_BL is not None:
                 asked_BL = torch.from_numpy(_asked(times_BL, lengths_B, asked_B))

@@ -199,3 +199,14 @@ def test_a_batch_as_training_sees_it_ends_in_the_same_vectors(kind, query_time):
     for end in range(1, 8):
         now = encoder(items[:end], times[:end], events[:end], profile, int(asked[end - 1]))
         np.testing.assert_allclose(now, along[end - 1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 2, 6])
+def test_where_all_happened_at_once_or_nobody_knows_when(length):
+    towers = towers_of(7, use_times=True)
+    items, times, events, profile, asked = history_of(towers, length)
+    for same in (np.full_like(times, START), np.full_like(times, -1)):
+        expected = towers.user_now(items, np.zeros_like(times), events, profile, asked)
+        np.testing.assert_allclose(
+            UserEncoder(towers)(items, same, events, profile, asked), expected, rtol=0, atol=1e-5
+        )

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,14 @@ def test_one_seed_has_the_interval_over_its_users_and_a_missed_target_is_said(re
     results(result(0, 0.59))
     (said,) = table.figures(ROW)
     assert (said["mean"], said["±"], said["seeds"], said["met"]) == (0.59, 0.01, 1, "no")
+
+
+def test_a_row_of_cuts_says_what_share_they_keep(results):
+    results(result(0, 0.5), result(1, 0.4))
+    (said,) = table.figures(replace(ROW, anchors=(), targets=(0.2,), cuts=(8,)))
+    assert said["metric"] == "ndcg@10, D/8 ÷ D"
+    assert said["mean"] == pytest.approx((0.1 / 0.5 + 0.1 / 0.4) / 2)
+    assert (said["anchor"], said["met"]) == (None, "yes")
 
 
 def test_a_row_without_a_run_says_so(results):

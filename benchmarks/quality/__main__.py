@@ -26,39 +26,46 @@ from benchmarks.table import emit
 
 
 def figures(row: Row) -> list[dict[str, Any]]:
-    """A figure a metric: of our model where it was trained, beside what is published and the best baseline."""
+    """A figure a metric, or a cut: of our model, beside what is published and the best baseline."""
     results = saved(row)
     ours = [result for result in results if result["model"] == MODEL]
+    others = [result for result in results if result["model"] != MODEL]
+    asked = [(row.metrics[0], cut) for cut in row.cuts] or [(metric, None) for metric in row.metrics]
+    nothing = (None,) * len(asked)
     rows = []
-    nothing = (None,) * len(row.metrics)
-    for metric, anchor, target in zip(row.metrics, row.anchors or nothing, row.targets or nothing, strict=True):
-        values = [full(result, "test")["mean"][metric] for result in ours]
-        value, half = mean(values) if values else (None, None)
-        if len(values) == 1:
-            half = full(ours[0], "test")["half_width"][metric]
-        others = {result["model"]: full(result, "test")["mean"][metric] for result in results if result not in ours}
-        best = max(others, key=lambda name: others[name], default=None)
+    for (metric, cut), anchor, target in zip(asked, row.anchors or nothing, row.targets or nothing, strict=True):
+        values = [value(result, metric, cut) for result in ours]
+        average, half = mean(values) if values else (None, None)
+        if len(values) == 1 and cut is None:
+            half = at(ours[0])["half_width"][metric]
+        best = max(others, key=lambda result: value(result, metric), default=None)
         rows.append(
             {
                 "row": row.name,
-                "metric": metric,
-                "mean": value,
+                "metric": metric if cut is None else f"{metric}, D/{cut} ÷ D",
+                "mean": average,
                 "±": half,
                 "seeds": len(values),
                 "anchor": anchor,
                 "target": target,
-                "met": None if value is None or target is None else ("yes" if value >= target else "no"),
-                "best baseline here": None if best is None else f"{best} {others[best]:.4f}",
+                "met": None if average is None or target is None else ("yes" if average >= target else "no"),
+                "best baseline here": None if best is None else f"{best['model']} {value(best, metric):.4f}",
                 "minutes": round(sum(result["seconds"] for result in ours) / len(ours) / 60, 1) if ours else None,
             }
         )
     return rows
 
 
-def full(result: dict[str, Any], part: str) -> dict[str, Any]:
-    """The figures of the uncut vectors."""
-    dimensions = result[part]["dimensions"]
-    return dimensions[max(dimensions, key=int)]
+def value(result: dict[str, Any], metric: str, cut: int | None = None) -> float:
+    """A figure of the test part; with a cut, the share of it that vectors cut to D / cut keep."""
+    whole: float = at(result)["mean"][metric]
+    return whole if cut is None else at(result, cut)["mean"][metric] / whole
+
+
+def at(result: dict[str, Any], cut: int = 1) -> dict[str, Any]:
+    """The test part's figures of vectors cut to D / cut."""
+    dimensions: dict[str, Any] = result["test"]["dimensions"]
+    return dimensions[str(max(map(int, dimensions)) // cut)]
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ Training  fit         train the two towers; Lightning CLI, as are the next three
           test        the same on the test part
           predict     every user's top k, to Parquet
           evaluate    full report of a checkpoint beside the baselines
+          tune        search a configuration's space on the validation part
 Bundles   bundle      seal | list | show | diff | compare | align | log | verify | promote | rollback | prune
           index       advise: which index these vectors want
 Nightly   nightly     from yesterday's log to a promoted bundle, or a verdict that says why not
@@ -28,6 +29,7 @@ examples:
   recsys prepare --config configs/ml-1m-prepare.yaml
   recsys fit --config configs/ml-1m.yaml
   recsys fit --config configs/ml-1m.yaml --ckpt_path last           # go on where it stopped
+  recsys tune --config configs/tune.yaml
   recsys evaluate --checkpoint demo/run/best.ckpt --dataset demo/dataset --out demo/evaluation.json
   recsys bundle seal --checkpoint demo/run/best.ckpt --dataset demo/dataset --registry demo/registry --promote
   recsys nightly --config configs/nightly.yaml
@@ -65,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": _evaluate,
         "bundle": _bundle,
         "index": _index,
+        "tune": _tune,
         "serve": _serve,
     }
     try:
@@ -155,6 +158,12 @@ def _bundle(arguments: list[str]) -> None:
 
 def _index(arguments: list[str]) -> None:
     from recsys.indexes import main
+
+    main(arguments)
+
+
+def _tune(arguments: list[str]) -> None:
+    from recsys.tune.command import main
 
     main(arguments)
 

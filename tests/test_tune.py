@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import json
 import os
 import signal
@@ -15,8 +16,9 @@ import yaml
 
 from recsys.artifacts import ArtifactError
 from recsys.cli import main
+from recsys.lock import LockedError, held
 from recsys.tune import search as searching
-from recsys.tune.command import _settings
+from recsys.tune.command import _settings, _short
 from recsys.tune.search import search
 from recsys.tune.settings import Pruning, Settings
 from recsys.tune.space import Choices, Integers, Range, Reals
@@ -60,7 +62,7 @@ def test_it_finds_the_rate_that_learns_and_writes_a_configuration_for_it(toy, fi
     lines = [line for line in shown.err.splitlines() if "/5  trial" in line]
     assert len(lines) == 5
     assert "best 0." in lines[-1]
-    assert lines[-1].endswith("0 min left")
+    assert lines[-1].endswith("; 0 s left")
     table = shown.out.splitlines()
     assert table[0].split() == ["trial", "val_ndcg@10", "epochs", "seconds", *sorted(space)]
     assert len({len(line) for line in table[: table.index("")]}) == 1  # columns line up
@@ -124,6 +126,23 @@ def test_a_killed_search_goes_on_and_ends_as_one_that_was_not(fit, tmp_path, tol
     assert [(t.parameters, t.value) for t in found.trials] == [(t.parameters, t.value) for t in straight.trials]
 
 
+def test_what_was_running_is_tried_again_and_what_had_ended_is_counted(fit, tmp_path):
+    fit["trainer"]["max_epochs"] = 1
+    settings = Settings(fit, {RATE: Reals(0.001, 0.03)}, tmp_path, trials=2)
+    study = searching._study(settings)
+    ended = {"outcome": "complete", "value": 0.9, "epochs": 1, "seconds": 1.0, "reason": None}
+    for rate in (0.0123, 0.0124):
+        study.enqueue_trial({RATE: rate})
+    for more in ({}, {"parameters": {RATE: 0.0124}, "ended": ended}):  # one in its midst, one in its last moment
+        trial = study.ask()
+        trial.suggest_float(RATE, 0.001, 0.03)
+        for key, value in more.items():
+            trial.set_user_attr(key, value)
+    told, again = search(settings).trials
+    assert (told.number, told.outcome, told.value) == (1, "complete", 0.9)
+    assert (again.number, again.outcome, again.parameters) == (2, "complete", {RATE: 0.0123})
+
+
 def test_a_hopeless_trial_is_pruned_and_a_diverging_one_counted(fit, tmp_path, monkeypatch):
     order = iter([0.02, 0.0, 1e30])
     monkeypatch.setattr(Choices, "suggest", lambda self, trial, key: next(order))
@@ -137,7 +156,7 @@ def test_a_hopeless_trial_is_pruned_and_a_diverging_one_counted(fit, tmp_path, m
     assert "diverged" in wild.reason
 
 
-def test_more_trials_may_be_asked_for_but_nothing_else_changed(fit, tmp_path, capsys):
+def test_more_trials_may_be_asked_for_but_nothing_else_changed(fit, tmp_path, capsys, monkeypatch):
     fit["trainer"]["max_epochs"] = 1
     space = {RATE: {"values": [0.02]}}
     assert main(configured(tmp_path, fit, space, trials=1)) == 0
@@ -148,6 +167,18 @@ def test_more_trials_may_be_asked_for_but_nothing_else_changed(fit, tmp_path, ca
     fit["trainer"]["max_epochs"] = 2
     assert "fit.trainer.max_epochs was 1 and is 2" in refused(capsys, configured(tmp_path, fit, space))
     fit["trainer"]["max_epochs"] = 1
+    (tmp_path / "tune" / "trials" / "0" / "last.ckpt").touch()  # left by a kill
+    settings, _ = _settings(configured(tmp_path, fit, space, trials=9)[1:])
+    told: list[str] = []
+    found = search(dataclasses.replace(settings, hours=1e-9), told.append)
+    assert told == ["1e-09 hours are over; start it again to go on"]
+    assert len(found.trials) == 2
+    assert [path.name for path in (tmp_path / "tune").rglob("*.ckpt")] == ["best.ckpt"]
+    with held(settings.out, "tune"), pytest.raises(LockedError, match="tune"):
+        search(settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(searching, "_digest", lambda _: "another")
+        assert 'and is "another"; give another out' in refused(capsys, configured(tmp_path, fit, space))
     fit["model"]["decay"] = False
     assert "fit.model.decay was not there and is false" in refused(capsys, configured(tmp_path, fit, space))
 
@@ -239,3 +270,9 @@ def test_ranges_are_told_by_their_keys_and_classes_are_left_to_fit(fit, tmp_path
         RATE: Reals(1.0, 2.0),
     }
     searching.check(settings)
+
+
+def test_a_column_says_a_class_by_its_name():
+    values = [0.0174026, None, "flat", {"class_path": "a.B", "init_args": {"c": 1, "d": 2}}, "long" * 20]
+    assert [_short(value) for value in values[:4]] == ["0.0174", "null", "flat", "B(c=1, d=2)"]
+    assert _short(values[4]) == "long" * 9 + "lon…"

@@ -13,7 +13,7 @@ from recsys.tune.search import BEST, Found, check, search
 from recsys.tune.settings import Settings
 from recsys.tune.space import Choices
 
-_SHOWN = 10
+_SHOWN, _WIDEST = 10, 40  # rows, and characters of a value
 _EXAMPLES = """
 examples:
   recsys tune --config configs/tune.yaml
@@ -38,7 +38,11 @@ def main(arguments: list[str]) -> None:
             print(_EXAMPLES, end="")
         raise
     check(settings)
-    found = search(settings, lambda line: print(line, file=sys.stderr, flush=True))
+    try:
+        found = search(settings, lambda line: print(line, file=sys.stderr, flush=True))
+    except (KeyboardInterrupt, SystemExit):  # Lightning makes the second of the first
+        print("recsys tune: stopped; the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
     if as_json:
         print(json.dumps(_figures(found, settings), indent=1, ensure_ascii=False))
         return
@@ -63,7 +67,15 @@ def table(found: Found) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    """A parameter's value, as far as a column holds it; best.yaml and JSON have it whole."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict) and "class_path" in value:
+        given = ", ".join(f"{key}={one}" for key, one in value.get("init_args", {}).items())
+        said = f"{value['class_path'].rpartition('.')[2]}({given})"
+    else:
+        said = value if isinstance(value, str) else json.dumps(value)
+    return said if len(said) <= _WIDEST else f"{said[: _WIDEST - 1]}…"
 
 
 def _settings(arguments: list[str]) -> tuple[Settings, bool]:

@@ -306,7 +306,8 @@ def _write_best(found: Found, settings: Settings) -> None:
     lines = [
         f"# recsys fit --config {file}",
         f"# {datetime.now(UTC):%Y-%m-%d}, validation part: {found.metric} {best.value:.4f}, the best of "
-        f"{len(found.trials)} trials ({found.counts()}); what was chosen by it is flattered by it: `recsys evaluate`.",
+        f"{len(found.trials)} trials ({found.counts()}).",
+        "# What chose it flatters it: `recsys evaluate` asks the test part.",
         f"# Trained already: {settings.out / 'trials' / str(best.number) / 'best.ckpt'}",
     ]
     write_durably(file, "\n".join(lines) + "\n" + yaml.safe_dump(said, sort_keys=False))
@@ -321,5 +322,6 @@ def _line(tried: Tried, found: Found, settings: Settings, left: float) -> str:
     )
     more = settings.trials - len(found.trials)
     mean = sum(trial.seconds for trial in found.trials) / len(found.trials)
-    minutes = min(more * mean, left) / 60
-    return f"{len(found.trials)}/{settings.trials}  trial {tried.number} {said}; {best}; {minutes:.0f} min left"
+    seconds = min(more * mean, left)
+    time_left = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    return f"{len(found.trials)}/{settings.trials}  trial {tried.number} {said}; {best}; {time_left} left"

@@ -6,6 +6,7 @@ import builtins
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -82,6 +83,8 @@ def test_it_finds_the_rate_that_learns_and_writes_a_configuration_for_it(toy, fi
 
     best = out / "trials" / str(found["best"]["number"])
     assert list(out.rglob("*.ckpt")) == [best / "best.ckpt"]
+    log = (best / "log.txt").read_text()
+    assert f"{found['best']['value']:.4f}" == max(re.findall(r"val_ndcg@10 (\S+)", log))
     text = (out / "best.yaml").read_text()
     assert text.startswith(f"# recsys fit --config {out}/best.yaml\n# 20")
     assert f"val_ndcg@10 {found['best']['value']:.4f}, the best of 5 trials" in text
@@ -124,6 +127,7 @@ def test_a_killed_search_goes_on_and_ends_as_one_that_was_not(fit, tmp_path, tol
 
     straight = search(Settings(fit, {RATE: Reals(0.001, 0.03, log=True)}, tmp_path / "straight", trials=4))
     assert [(t.parameters, t.value) for t in found.trials] == [(t.parameters, t.value) for t in straight.trials]
+    assert len({trial.parameters[RATE] for trial in found.trials}) == 4
 
 
 def test_what_was_running_is_tried_again_and_what_had_ended_is_counted(fit, tmp_path):
@@ -141,6 +145,7 @@ def test_what_was_running_is_tried_again_and_what_had_ended_is_counted(fit, tmp_
     told, again = search(settings).trials
     assert (told.number, told.outcome, told.value) == (1, "complete", 0.9)
     assert (again.number, again.outcome, again.parameters) == (2, "complete", {RATE: 0.0123})
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
 
 
 def test_a_hopeless_trial_is_pruned_and_a_diverging_one_counted(fit, tmp_path, monkeypatch):

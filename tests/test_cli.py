@@ -12,7 +12,7 @@ from recsys.cli import HELP, main
 
 FOLDER = Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(set(FOLDER.glob("*.yaml")) - {FOLDER / "serving.yaml"})  # no --print_config: see tests/serve
-COMMANDS = ("prepare", "fit", "validate", "test", "predict", "evaluate", "bundle", "serve")
+COMMANDS = ("prepare", "fit", "validate", "test", "predict", "tune", "evaluate", "bundle", "nightly", "serve")
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"], ["help"]])

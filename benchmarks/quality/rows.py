@@ -71,7 +71,6 @@ ROWS = (
         (0.3642, 0.2164),
         "HSTU-large (RecTools)",
         (0.370, 0.220),
-        seeds=1,
     ),
     Row(
         "beauty",

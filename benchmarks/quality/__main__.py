@@ -30,7 +30,8 @@ def figures(row: Row) -> list[dict[str, Any]]:
     results = saved(row)
     ours = [result for result in results if result["model"] == MODEL]
     others = [result for result in results if result["model"] != MODEL]
-    asked = [(row.metrics[0], cut) for cut in row.cuts] or [(metric, None) for metric in row.metrics]
+    asked: list[tuple[str, int | None]] = [(row.metrics[0], cut) for cut in row.cuts]
+    asked = asked or [(metric, None) for metric in row.metrics]
     nothing = (None,) * len(asked)
     rows = []
     for (metric, cut), anchor, target in zip(asked, row.anchors or nothing, row.targets or nothing, strict=True):

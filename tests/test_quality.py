@@ -1,5 +1,6 @@
 """The quality table: what it says of saved runs, its configurations, and that a row's model learns as it should."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,23 @@ def test_a_row_of_cuts_says_what_share_they_keep(results):
 def test_a_row_without_a_run_says_so(results):
     (said,) = table.figures(ROW)
     assert (said["mean"], said["seeds"], said["met"], said["minutes"]) == (None, 0, None, None)
+
+
+def test_a_stopped_run_is_gone_on_with_unless_its_making_changed(tmp_path, toy, monkeypatch):
+    row, out, went_on = named("beauty"), tmp_path / "beauty" / "0", []
+
+    def fit(options):
+        went_on.append("--ckpt_path" in options)
+        (out / "last.ckpt").write_text("half trained")
+
+    for name, stand_in in (("run", fit), ("dataset", lambda *_: toy.dataset), ("measured", lambda *_: {})):
+        monkeypatch.setattr(runs, name, stand_in)
+    monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
+    said = [runs.trained(row, 0, tmp_path, tmp_path) for _ in range(2)]
+    monkeypatch.setattr(runs, "code_digest", lambda: "of other code")
+    said.append(runs.trained(row, 0, tmp_path, tmp_path))
+    assert went_on == [one["goes_on"] for one in said] == [False, True, False]
+    assert json.loads((tmp_path / "results" / "beauty" / "seed-0.json").read_text())["code"] == "of other code"
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.config.exists()], ids=lambda row: row.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,17 +42,17 @@ def trained(row: Row, seed: int, raw: Path, work: Path) -> dict[str, Any]:
     """
     path, out = dataset(row.tables, raw, work), work / row.name / str(seed)
     config, code = row.config.read_text(encoding="utf-8"), code_digest()
-    out.mkdir(parents=True, exist_ok=True)
-    mark, made_of = out / "made-of.json", {"config": config, "code": code}
+    mark, made_of = out / "made-of.json", json.dumps({"config": config, "code": code})
+    if not mark.exists() or mark.read_text(encoding="utf-8") != made_of:  # nothing of another make is gone on with
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        mark.write_text(made_of, encoding="utf-8")
     last = out / "last.ckpt"
-    if last.exists() and (not mark.exists() or json.loads(mark.read_text(encoding="utf-8")) != made_of):
-        last.unlink()
-        (out / "seconds.json").unlink(missing_ok=True)
-    mark.write_text(json.dumps(made_of), encoding="utf-8")
+    goes_on = last.exists()
     options = ["--config", str(row.config), "--data.dataset", str(path), "--out", str(out)]
     options += ["--seed_everything", str(seed), "--data.seed", str(seed)]
     began = time.perf_counter()
-    run(["fit", *options, *(["--ckpt_path", str(last)] if last.exists() else [])])
+    run(["fit", *options, *(["--ckpt_path", str(last)] if goes_on else [])])
     seconds = time.perf_counter() - began
     said = measured(row, path, out / "best.ckpt")
     result = {
@@ -60,6 +61,7 @@ def trained(row: Row, seed: int, raw: Path, work: Path) -> dict[str, Any]:
         "seed": seed,
         **said,
         "seconds": round(seconds),
+        "goes_on": goes_on,  # from where a stopped run was: then the seconds are those of the rest
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "date": datetime.now(UTC).date().isoformat(),

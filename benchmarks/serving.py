@@ -140,6 +140,8 @@ def serve_ray(registry: str, port: int, replicas: int) -> None:
 
         async def nothing(scope: Any, receive: Any, send: Any) -> None:
             if scope["type"] == "http":
+                while (await receive()).get("more_body", False):
+                    pass
                 headers = [(b"content-type", b"application/json"), (b"content-length", b"2")]
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 await send({"type": "http.response.body", "body": b"{}"})
@@ -323,6 +325,7 @@ def measure(said: argparse.Namespace) -> None:
         }
         targets = {name + kind: (port, asked) for kind, asked in kinds.items() for name, port in ports.items()}
         targets["Ray Serve, no-op"] = (said.port, [get("/noop/x")])
+        targets["Ray Serve, no-op" + WITH] = (said.port, [post("/noop/x", {"history": histories[0], "k": K})])
         alone: list[Any] = [
             ("Recommender in process", straight, InProcess.ask, (users,)),
             ("Recommender in process" + WITH, straight, InProcess.ask_with, (histories,)),

@@ -83,12 +83,12 @@ def fit(config: dict[str, Any], warm: WarmStart | None, start: Start, dataset: P
     diverged = None
     try:
         try:
-            train(_logged(_config(config, warm, start, dataset), running), running, start.checkpoint)
+            train(_unwatched(_config(config, warm, start, dataset), running), running, start.checkpoint)
         except WarmStartError as error:
             start = Start(None, f"a warm start cannot be: {error}")
             for file in running.iterdir():
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
-            train(_logged(_config(config, warm, start, dataset), running), running, None)
+            train(_unwatched(_config(config, warm, start, dataset), running), running, None)
     except DivergedError as error:
         diverged = str(error)
     with writing(out, KIND, VERSION) as draft:
@@ -131,10 +131,13 @@ def _config(config: dict[str, Any], warm: WarmStart | None, start: Start, datase
     return merged(said, {"data": {"dataset": str(dataset)}})
 
 
-def _logged(config: dict[str, Any], running: Path) -> dict[str, Any]:
-    """With a log of the curves alone, unless another is asked for: the folder of the run goes when they are read."""
+def _unwatched(config: dict[str, Any], running: Path) -> dict[str, Any]:
+    """With a log of the curves alone, and no rehearsal of the validation, unless either is asked for.
+
+    The folder of the run goes when its curves are read, and nobody watches who could stop a broken validation early.
+    """
     csv = {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_dir": str(running), "name": "logs"}}
-    return merged({"trainer": {"logger": csv}}, config)
+    return merged({"trainer": {"logger": csv, "num_sanity_val_steps": 0}}, config)
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+_DIRECTIONS = 12  # of a cluster's own
 _HISTORY = 20  # items of a user, most of them of two clusters
 
 
@@ -58,7 +59,7 @@ def planted(
 
     Clusters are of uneven size and of uneven tightness, from one in which all cosines are above 0.95 to one that is
     hardly one: what is near in one is far in another, so no single cosine tells copies. An item is its cluster's centre
-    and noise in all directions. A copy has its original's direction but for `noise` of its distance from the centre,
+    and noise in some directions of the cluster's own, as trained vectors fill few of their dimensions where they are. A copy has its original's direction but for `noise` of its distance from the centre,
     and another length. An outlier points anywhere.
 
     Args:
@@ -78,15 +79,14 @@ def planted(
     weight = 1 / np.arange(1, clusters + 1) ** 0.7
     cluster = random.choice(clusters, items, p=weight / weight.sum())
     tightness = np.linspace(0.2, 1.0, clusters)[random.permutation(clusters)]
-    offset = random.standard_normal((items, dimension)) / np.sqrt(dimension) * tightness[cluster, None]
+    offset = _noise(cluster, tightness, dimension, random)
     order = random.permutation(items)
     copied, alone = order[: round(copies * items)], order[round(copies * items) :][: round(outliers * items)]
     originals = order[round(copies * items) + len(alone) :]
     copy_of = np.full(items, -1, dtype=np.int64)
     copy_of[copied] = random.choice(originals, len(copied))
     cluster[copied] = cluster[copy_of[copied]]
-    blur = random.standard_normal((len(copied), dimension)) / np.sqrt(dimension) * tightness[cluster[copied], None]
-    offset[copied] = offset[copy_of[copied]] + noise * blur
+    offset[copied] = offset[copy_of[copied]] + noise * _noise(cluster[copied], tightness, dimension, random)
     direction = _unit(middle[cluster] + offset)
     direction[alone] = _unit(random.standard_normal((len(alone), dimension)))
     is_outlier = np.zeros(items, dtype=bool)
@@ -133,6 +133,17 @@ def _users(
         "history": history.ravel(),
         "user_vectors": direction[history].mean(axis=1).astype(np.float32),
     }
+
+
+def _noise(cluster: np.ndarray, tightness: np.ndarray, dimension: int, random: np.random.Generator) -> np.ndarray:
+    """float64 [n, D], of the length that each one's cluster is tight by on average, in the directions of the cluster."""
+    some = min(_DIRECTIONS, dimension)
+    axes = random.standard_normal((len(tightness), some, dimension)) / np.sqrt(dimension)
+    noise = np.empty((len(cluster), dimension))
+    for one, length in enumerate(tightness):
+        at = np.flatnonzero(cluster == one)
+        noise[at] = random.standard_normal((len(at), some)) @ axes[one] * length / np.sqrt(some)
+    return noise
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

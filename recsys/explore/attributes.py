@@ -26,7 +26,7 @@ class Guessed:
 
     Attributes:
         name: of the attribute.
-        missing: DataFrame, items without a value: item_id, title, guess, share (of the neighbours' votes), surest first.
+        missing: DataFrame, items without a value: item_id, title, guess, share (of the votes), surest first.
         suspects: DataFrame, items whose neighbours agree on a value that it has not: item_id, title, has, guess, share.
         accuracy: share of held-out items for whom the guess is right (of a multi-valued attribute: is among theirs).
         majority: the same of guessing the most frequent value.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,9 @@ from recsys.explore.space import Space
 _NAMES = 3  # words and values in a name
 _COMMON = 0.15  # a share of a cluster's items that has a word, below which it does not stand for the cluster
 _WORD = re.compile(r"[^\W\d_]{3,}")
-_STOP = frozenset(["the", "and", "for", "with", "from", "des", "der", "die", "das", "les", "von", "und", "not", "you", "your", "part", "item", "number"])
+_STOP = frozenset(
+    ["the", "and", "for", "with", "from", "des", "der", "die", "das", "les", "von", "und", "not", "you", "your", "part"]
+)
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,9 @@ def clusters(space: Space, *, resolution: float = 1.0, seed: int = 0) -> Cluster
         raise ValueError(f"a resolution of {resolution} gives no clusters; 1 is usual, 4 gives more and smaller ones")
     leiden, modularity = _leiden()
     graph = shared_neighbours(space)
+    label = np.arange(len(space))
     if graph.nnz:
         label = leiden(resolution=resolution, random_state=seed).fit_predict(graph)
-    else:
-        label = np.arange(len(space))
     sizes = np.bincount(label)
     renamed = np.empty(len(sizes), dtype=np.int64)
     renamed[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
@@ -107,7 +109,7 @@ def _described(space: Space, of: np.ndarray, modularity: float) -> Clusters:
     starts = np.cumsum(sizes) - sizes
     between = middle @ middle.T
     np.fill_diagonal(between, -np.inf)
-    names = names_of(space, of)
+    names = names_of(space, of, [str(space.titles[at]) for at in order[starts]])
     table = pd.DataFrame(
         {
             "name": names,
@@ -126,7 +128,7 @@ def _described(space: Space, of: np.ndarray, modularity: float) -> Clusters:
     return Clusters(of, table, items, modularity)
 
 
-def names_of(space: Space, of: np.ndarray) -> list[str]:
+def names_of(space: Space, of: np.ndarray, central: Sequence[str]) -> list[str]:
     """A name for each cluster: the values and words that set its items apart from all others.
 
     A value or a word counts by p log(p / q): its share p of the cluster's items, and its share q of all (a term of the
@@ -135,6 +137,7 @@ def names_of(space: Space, of: np.ndarray) -> list[str]:
     Args:
         space: with attributes and titles.
         of: int64 [N], each item's cluster.
+        central: the title of each one's most central item, which tells apart those that would be called alike.
     """
     count = int(of.max(initial=-1)) + 1
     sizes = np.bincount(of, minlength=count)
@@ -153,7 +156,7 @@ def names_of(space: Space, of: np.ndarray) -> list[str]:
         chosen = [word for _, word in sorted(scored)[:_NAMES]]
         names.append(" · ".join(chosen) or f"cluster {cluster}")
     repeated = {name for name, number in Counter(names).items() if number > 1}
-    return [f"{name} ({cluster})" if name in repeated else name for cluster, name in enumerate(names)]
+    return [f"{name}: {central[at]}" if name in repeated else name for at, name in enumerate(names)]
 
 
 def _words(space: Space) -> list[set[str]]:

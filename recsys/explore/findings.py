@@ -135,8 +135,8 @@ def of_exposure(found: Exposure, space: Space) -> list[Finding]:
             _graded(found.hubness, note=1.5, warning=4, serious=20),
             f"Skewness of how often items are neighbours: {found.hubness:.1f}; one item is among the {space.k} nearest "
             f"of {top:,}.",
-            "A few items are similar to everything: centre the vectors, or lower the temperature's floor; see "
-            "docs/losses.md."
+            "A few items are like everything. Where few took them, keep them out of similar lists by filter until more "
+            "is known; else train with more negatives, which push apart what has nothing in common."
             if found.hubness > 1.5
             else "",
             {"hubness": found.hubness, "most": top},
@@ -270,9 +270,12 @@ def of_attributes(found: Sequence[Guessed], space: Space) -> list[Finding]:
                 "attributes",
                 "note" if missing or (suspects and knows) or not knows else "fine",
                 what,
-                ("Fill the missing values with the guesses, or look at the suspects first." if knows else
-                 f"The vectors know nothing of {one.name}: do not guess it from neighbours.")
-                if missing or suspects or not knows
+                f"The vectors know nothing of {one.name}: do not guess it from neighbours."
+                if not knows
+                else "Fill the missing values with the guesses (`explore.attributes.guess`), the surest first."
+                if missing
+                else "Look at them: either the value is wrong, or the item is alone of its kind."
+                if suspects
                 else "",
                 figures,
                 _rows(one.missing if missing and knows else one.suspects if knows else one.missing[:0]),

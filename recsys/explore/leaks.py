@@ -107,7 +107,7 @@ def leaks(space: Space, dataset: Dataset, *, split: Split | None = None, found: 
 
 
 def _histories(space: Space, other: Space) -> tuple[int, int]:
-    """How many of the shared users' histories, by id, are not the beginning of those in the dataset, and of how many."""
+    """How many of the shared users' histories, by id, do not begin those in the dataset, and of how many."""
     u, v = _shared(space.user_ids, other.user_ids)
     apart, few = 0, spread(np.arange(len(u)), _USERS)
     for a, b in zip(u[few].tolist(), v[few].tolist(), strict=True):

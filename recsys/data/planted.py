@@ -68,7 +68,7 @@ def planted(
         clusters: how many.
         copies: share of items that are copies.
         outliers: share of items that belong nowhere.
-        unused: dimensions collapsed to a constant.
+        unused: dimensions collapsed to next to nothing.
         missing: share of items whose genre is not told.
         users: who took items of two clusters each; their vectors are the mean direction of what they took.
         noise: of copies.
@@ -95,7 +95,7 @@ def planted(
     vectors = direction * (1 + 0.3 * np.log1p(popularity) + 0.1 * random.random(items))[:, None]
     flat = np.zeros(dimension, dtype=bool)
     flat[random.permutation(dimension)[:unused]] = True
-    vectors[:, flat] = 1e-3
+    vectors[:, flat] = 1e-3 * random.standard_normal((items, unused))
     genre = np.array([f"genre {one % 12}" for one in cluster], dtype=object)
     genre[alone] = [f"genre {one}" for one in random.integers(12, size=len(alone))]
     told = genre.copy()

@@ -56,15 +56,21 @@ def of_duplicates(found: Duplicates, space: Space) -> Finding:
         if found.ratio is not None
         else f"cosine {found.cosine:.4f} or more"
     )
-    figures = {"items": items, "groups": groups, "share": share, "cosine": found.cosine, "ratio": found.ratio}
+    figures: dict[str, float | int | None] = {
+        "items": items,
+        "groups": groups,
+        "share": share,
+        "cosine": found.cosine,
+        "ratio": found.ratio,
+    }
     if not items:
         return Finding("duplicates", "fine", f"No item is there twice ({rule}).", figures=figures)
     return Finding(
         "duplicates",
         _graded(share, note=0, warning=0.01, serious=0.2),
         f"{items:,} items ({share:.1%}) are near-duplicates, in {groups:,} groups: {rule}.",
-        "Merge those that are one thing before training, so that they share interactions, or keep one of each group "
-        "in a list (the rule max_per with an attribute that names the group).",
+        "Merge those that are one thing before training, so that they share interactions; or declare an attribute that "
+        "names the group, and cap it at one a list (rule `caps`).",
         figures,
         _rows(found.pairs),
     )
@@ -115,8 +121,8 @@ def of_outliers(found: Outliers, space: Space) -> list[Finding]:
             "orphans",
             _graded(shares[1], note=0.01, warning=0.4, serious=0.9),
             f"{orphans:,} items ({shares[1]:.1%}) are among no other item's {space.k} nearest{in_lists}.",
-            "Nothing leads to them: give them a place by rule (boost, or slots for new items), or features that tell "
-            "what they are like."
+            "Nothing leads to them: give them a place by rule (`quotas`, `freshness`), or features that tell what they "
+            "are like."
             if shares[1] > 0.01
             else "",
             {"items": orphans, "share": shares[1]},
@@ -151,8 +157,8 @@ def of_exposure(found: Exposure, space: Space) -> list[Finding]:
                 _graded(1 - reached, note=0.5, warning=0.9, serious=0.99),
                 f"{len(found.never):,} items ({1 - found.coverage:.1%}) are in the list of none of {found.users:,} "
                 f"users; Gini's coefficient of how often items are is {found.gini:.2f}.",
-                "Correct the training for popularity (the loss's logq_correction), or spread lists by rule "
-                "(diversity, freshness)."
+                "Train with more negatives drawn evenly (`uniform` of SampledSoftmax), or widen lists by rule (`diversity`, "
+                "`freshness`, `quotas`)."
                 if reached < 0.5
                 else "",
                 {"items": len(found.never), "coverage": found.coverage, "gini": found.gini, "users": found.users},
@@ -169,7 +175,9 @@ def of_exposure(found: Exposure, space: Space) -> list[Finding]:
             f"Lengths correlate {said}"
             + (f", mean scores {scores:.2f}" if scores is not None else "")
             + (": the popular wins before anybody is asked." if strongest > 0.8 else "."),
-            "Use vectors of length 1 (architecture.unit), or correct the loss for popularity." if strongest > 0.8 else "",
+            "Use vectors of length 1 (`architecture.unit`), or arrange lists by rule (`quotas`, `diversity`)."
+            if strongest > 0.8
+            else "",
             {"length": follows, "score": scores},
         )
     )
@@ -193,7 +201,7 @@ def of_collapse(found: Collapse, space: Space) -> list[Finding]:
     share = found.rank / most
     first, dead = float(found.directions[0]), int(found.dimensions["unused"].sum())
     grades = [_graded(-share, note=-0.3, warning=-0.2, serious=-0.1), _graded(found.mean_cosine, 0.4, 0.7, 0.9)]
-    unused = found.unused if len(space) > 2 * found.of else dead
+    unused = max(dead, found.unused - (found.of - most))  # n items lie in n − 1 directions at most: that is no fault
     grades.append(_graded(unused / found.of, note=0, warning=0.1, serious=0.5))
     worst = max(grades, key=SEVERITIES.index)
     dimensions = found.dimensions[found.dimensions["unused"]].reset_index()
@@ -204,8 +212,8 @@ def of_collapse(found: Collapse, space: Space) -> list[Finding]:
             f"Effective rank {found.rank:.1f} of {most}; the first direction holds {first:.0%} of the variance; "
             f"{unused} of {found.of} directions hold next to nothing. Mean cosine {found.mean_cosine:.2f}, uniformity "
             f"{found.uniformity:.2f} ({found.ideal:.2f} if even).",
-            "The vectors use a part of their space: train with more negatives or a higher temperature, a lower learning "
-            "rate, or take fewer dimensions."
+            "The vectors use a part of their space: train with more negatives, a lower learning rate or another "
+            "temperature; if quality is as wanted, take fewer dimensions."
             if worst != "fine"
             else "",
             {
@@ -472,4 +480,4 @@ def _moment(milliseconds: int | None) -> str:
 
 def _later(found: Leaks) -> str:
     apart = pd.Timedelta(int(found.trained_until or 0) - int(found.allowed_until or 0), unit="ms")
-    return f"{apart.days} days" if apart.days else f"{apart.seconds / 60:.0f} minutes"
+    return f"{apart.total_seconds() / 86_400:,.1f} days" if apart.days else f"{apart.seconds / 60:.0f} minutes"

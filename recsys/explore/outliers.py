@@ -10,7 +10,7 @@ import pandas as pd
 from recsys.explore.space import Space
 
 _DEVIATIONS = 6.0  # robust standard deviations above the median from which on a factor is far out
-_FACTOR = 1.2  # a factor below which nobody would call an item far out, however alike all the others are
+_FACTOR = 1.5  # a factor below which nobody would call an item far out, however alike all the others are
 _EQUAL = 1e-3  # distances below are of copies, and would make a density infinite
 
 

@@ -99,10 +99,11 @@ def split_said(space: Space) -> Split | None:
         return None
     try:
         call = ast.parse(f"_({found[2]})", mode="eval").body
-        assert isinstance(call, ast.Call)
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            return None
         said = {str(one.arg): ast.literal_eval(one.value) for one in call.keywords}
         return split_of({"kind": found[1], **said})
-    except (AssertionError, KeyError, SyntaxError, TypeError, ValueError):
+    except (KeyError, SyntaxError, TypeError, ValueError):
         return None
 
 

@@ -85,8 +85,9 @@ def drift(old: Space, new: Space) -> Drift:
     to_new[one] = other
     known = np.zeros(len(new), dtype=bool)
     known[other] = True
-    before = _first(to_new[old.neighbours.rows[one]])
-    after = _first(np.where(known[new.neighbours.rows[other]], new.neighbours.rows[other], -1))
+    near = min(NEAREST, max(1, len(one) // 4))  # of few items, ten would be most of them
+    before = _first(to_new[old.neighbours.rows[one]], near)
+    after = _first(np.where(known[new.neighbours.rows[other]], new.neighbours.rows[other], -1), near)
     churn = _churn(before, after)
     order = np.argsort(-churn, kind="stable")
     items = new.frame(
@@ -127,9 +128,9 @@ def _users(
     return frame, float(churn.mean())
 
 
-def _first(rows: np.ndarray) -> np.ndarray:
-    """The first NEAREST of neighbours int64 [n, K] that are not −1; −1 fills up."""
-    order = (rows < 0).argsort(axis=1, kind="stable")[:, :NEAREST]
+def _first(rows: np.ndarray, count: int) -> np.ndarray:
+    """The first so many of neighbours int64 [n, K] that are not −1; −1 fills up."""
+    order = (rows < 0).argsort(axis=1, kind="stable")[:, :count]
     return np.take_along_axis(rows, order, 1)
 
 

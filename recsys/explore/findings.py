@@ -202,7 +202,7 @@ def of_collapse(found: Collapse, space: Space) -> list[Finding]:
     first, dead = float(found.directions[0]), int(found.dimensions["unused"].sum())
     grades = [_graded(-share, note=-0.3, warning=-0.2, serious=-0.1), _graded(found.mean_cosine, 0.4, 0.7, 0.9)]
     unused = max(dead, found.unused - (found.of - most))  # n items lie in n − 1 directions at most: that is no fault
-    grades.append(_graded(unused / found.of, note=0, warning=0.1, serious=0.5))
+    grades.append(_graded(unused / found.of, note=0, warning=0.2, serious=0.5))
     worst = max(grades, key=SEVERITIES.index)
     dimensions = found.dimensions[found.dimensions["unused"]].reset_index()
     findings = [

@@ -185,8 +185,8 @@ class Space:
 
     @cached_property
     def users(self) -> np.ndarray:
-        """int64: the rows of users with a history."""
-        return np.flatnonzero(np.diff(self.user_offsets))
+        """int64: the rows of users with a history; none where users have no vectors."""
+        return np.flatnonzero(np.diff(self.user_offsets)) if len(self.user_vectors) else np.arange(0)
 
     @cached_property
     def lists(self) -> Lists:

@@ -59,8 +59,9 @@ def planted(
 
     Clusters are of uneven size and of uneven tightness, from one in which all cosines are above 0.95 to one that is
     hardly one: what is near in one is far in another, so no single cosine tells copies. An item is its cluster's centre
-    and noise in some directions of the cluster's own, as trained vectors fill few of their dimensions where they are. A copy has its original's direction but for `noise` of its distance from the centre,
-    and another length. An outlier points anywhere.
+    and noise in some directions of the cluster's own, as trained vectors fill few of their dimensions where they are.
+    A copy has its original's direction but for `noise` of its distance from the centre, and another length. An outlier
+    points anywhere.
 
     Args:
         items: how many, copies and outliers among them.
@@ -136,7 +137,7 @@ def _users(
 
 
 def _noise(cluster: np.ndarray, tightness: np.ndarray, dimension: int, random: np.random.Generator) -> np.ndarray:
-    """float64 [n, D], of the length that each one's cluster is tight by on average, in the directions of the cluster."""
+    """float64 [n, D], about as long as each one's cluster is tight, in directions of the cluster's own."""
     some = min(_DIRECTIONS, dimension)
     axes = random.standard_normal((len(tightness), some, dimension)) / np.sqrt(dimension)
     noise = np.empty((len(cluster), dimension))

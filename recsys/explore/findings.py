@@ -103,8 +103,8 @@ def of_outliers(found: Outliers, space: Space) -> list[Finding]:
         Finding(
             "outliers",
             _graded(shares[0], note=0, warning=0.05, serious=0.5),
-            f"{far:,} items ({shares[0]:.1%}) lie far from all others: more than {found.threshold:.2f} times as far from "
-            f"their neighbours as those from theirs; nobody took {untaken:,} of them."
+            f"{far:,} items ({shares[0]:.1%}) lie far from all others: more than {found.threshold:.2f} times as far "
+            f"from their neighbours as those from theirs; nobody took {untaken:,} of them."
             if far
             else f"No item lies far from all others (factor {found.threshold:.2f}).",
             "Look at their attributes: a wrong category, an empty text, or a unit that slipped moves an item away. "
@@ -157,8 +157,8 @@ def of_exposure(found: Exposure, space: Space) -> list[Finding]:
                 _graded(1 - reached, note=0.5, warning=0.9, serious=0.99),
                 f"{len(found.never):,} items ({1 - found.coverage:.1%}) are in the list of none of {found.users:,} "
                 f"users; Gini's coefficient of how often items are is {found.gini:.2f}.",
-                "Train with more negatives drawn evenly (`uniform` of SampledSoftmax), or widen lists by rule (`diversity`, "
-                "`freshness`, `quotas`)."
+                "Train with more negatives drawn evenly (`uniform` of SampledSoftmax), or widen lists by rule "
+                "(`diversity`, `freshness`, `quotas`)."
                 if reached < 0.5
                 else "",
                 {"items": len(found.never), "coverage": found.coverage, "gini": found.gini, "users": found.users},
@@ -315,14 +315,14 @@ def of_drift(found: Drift, space: Space, old: Space) -> list[Finding]:
         Finding(
             "drift",
             severity,
-            f"Since {old.name}, {found.churn:.0%} of an item's nearest changed on average{lists}; {found.added:,} items "
-            f"came, {found.removed:,} went. The centre moved by {found.centroid:.2f} of a length, lengths grew by a "
-            f"factor of {found.length:.2f}. {found.comparison.verdict}",
+            f"Since {old.name}, {found.churn:.0%} of an item's nearest changed on average{lists}; {found.added:,} "
+            f"items came, {found.removed:,} went. The centre moved by {found.centroid:.2f} of a length, lengths grew by "
+            f"a factor of {found.length:.2f}. {found.comparison.verdict}",
             {
                 "the same": "",
-                "the same once rotated": "Whoever stored vectors of the older bundle needs `recsys bundle align` first.",
-                "nothing": "Whoever stored vectors of the older bundle must embed again; if that is not meant, look for "
-                "a changed configuration, seed or dataset.",
+                "the same once rotated": "Whoever stored vectors of the older bundle needs `recsys bundle align`.",
+                "nothing": "Whoever stored vectors of the older bundle must embed again; if that is not meant, look "
+                "for a changed configuration, seed or dataset.",
             }[found.comparison.meaning],
             figures,
             _rows(found.items),
@@ -356,7 +356,7 @@ def of_leaks(found: Leaks, space: Space) -> list[Finding]:
             f"The bundle and its dataset do not speak of the same things: {said}."
             if wrong
             else "Items, titles and histories are those of the dataset, by id.",
-            "Ids were shuffled, or this is another dataset: seal again from the dataset that the towers were trained on."
+            "Ids were shuffled, or this is another dataset: seal again from the one that the towers were trained on."
             if wrong
             else "",
             {name: float(cast(float, table.loc[name, "share"])) for name in table.index},
@@ -379,8 +379,7 @@ def of_leaks(found: Leaks, space: Space) -> list[Finding]:
                 "leaks",
                 "serious",
                 f"Training saw rows of the test part: {' and '.join(reasons)}.",
-                "The evaluation's figures are of what was learnt by heart: fit again with the split that the evaluation "
-                "uses.",
+                "The evaluation's figures are of what was learnt by heart: fit again with the evaluation's split.",
                 {"items known too early": early},
                 _rows(found.unlawful),
             )

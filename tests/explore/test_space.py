@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys.explore.doctor import examine
 from recsys.explore.space import K, Space, spread
 from recsys.recommender import Recommender
 
@@ -70,6 +71,4 @@ def test_spread_takes_both_ends():
 def test_a_space_of_one_item_has_no_neighbours():
     assert Space.made(np.ones((1, 3))).neighbours.rows.shape == (1, 0)
     with pytest.raises(ValueError, match="has 1 items"):
-        from recsys.explore.doctor import examine
-
         examine(Space.made(np.ones((1, 3))))

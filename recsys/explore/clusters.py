@@ -79,6 +79,8 @@ def shared_neighbours(space: Space) -> Any:
     each counted among its own, so above 0.
     """
     count, k = len(space), space.k
+    if not k:
+        return sparse.csr_matrix((count, count), dtype=np.float32)
     near = space.neighbours.rows
     own = np.concatenate([np.arange(count)[:, None], near], axis=1).astype(np.int32)
     shared = np.empty((count, k), dtype=np.float32)
@@ -88,7 +90,7 @@ def shared_neighbours(space: Space) -> Any:
             both = mine[:, :, None] == theirs[:, place, None, :]
             shared[start : start + _TOGETHER, place] = both.any(axis=2).sum(axis=1)
     weights = shared / (2 * (k + 1) - shared)
-    graph = sparse.csr_matrix((weights.ravel(), near.ravel(), np.arange(0, near.size + 1, max(k, 1))), (count, count))
+    graph = sparse.csr_matrix((weights.ravel(), near.ravel(), np.arange(0, near.size + 1, k)), (count, count))
     return graph.maximum(graph.T).tocsr()
 
 

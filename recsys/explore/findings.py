@@ -316,8 +316,8 @@ def of_drift(found: Drift, space: Space, old: Space) -> list[Finding]:
             "drift",
             severity,
             f"Since {old.name}, {found.churn:.0%} of an item's nearest changed on average{lists}; {found.added:,} "
-            f"items came, {found.removed:,} went. The centre moved by {found.centroid:.2f} of a length, lengths grew by "
-            f"a factor of {found.length:.2f}. {found.comparison.verdict}",
+            f"items came, {found.removed:,} went. The centre moved by {found.centroid:.2f} of a length, lengths are "
+            f"{found.length:.2f} times what they were. {found.comparison.verdict}",
             {
                 "the same": "",
                 "the same once rotated": "Whoever stored vectors of the older bundle needs `recsys bundle align`.",

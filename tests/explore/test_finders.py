@@ -112,6 +112,8 @@ def test_an_item_away_from_all_is_an_outlier_and_nobodys_neighbour():
     assert Space.made(vectors).occurrences[17] == 0
     assert 17 in found.orphans["item_id"].to_numpy()
     assert found.far["taken"].iloc[0] == 0
+    told = outliers(Space.made(vectors), clusters(Space.made(vectors))).far
+    assert told["cluster_cosine"].iloc[0] < 0.5
 
 
 def test_outlier_factors_have_a_twin_by_definition():

@@ -70,7 +70,8 @@ def of_duplicates(found: Duplicates, space: Space) -> Finding:
         _graded(share, note=0, warning=0.01, serious=0.2),
         f"{items:,} items ({share:.1%}) are near-duplicates, in {groups:,} groups: {rule}.",
         "Merge those that are one thing before training, so that they share interactions; or declare an attribute that "
-        "names the group, and cap it at one a list (rule `caps`).",
+        "names the group, and cap it at one a list (rule `caps`). What is two things wants features that tell them "
+        "apart.",
         figures,
         _rows(found.pairs),
     )

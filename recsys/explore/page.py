@@ -163,9 +163,10 @@ def _told(row: dict[str, Any]) -> str:
     """An example in a line: what it is called, then the rest by name."""
     left = {name: value for name, value in row.items() if value is not None}
     first = [str(left.pop(name)) for name in ("title", "name", "user_id") if name in left][:1]
-    if "other_title" in left:
-        first = [f"{first[0]} ≈ {left.pop('other_title')}"]
-    for name in ("item_id", "other_id"):
+    for name in ("other_title", "twin_title"):
+        if name in left:
+            first = [f"{first[0]} ≈ {left.pop(name)}"]
+    for name in ("item_id", "other_id", "twin_id"):
         left.pop(name, None)
     rest = ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in left.items())
     return f"{first[0]}: {rest}" if first and rest else (first[0] if first else rest)

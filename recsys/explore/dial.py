@@ -14,7 +14,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.split import Split, split_of
 from recsys.evaluate.ranking import evaluate
 from recsys.explore.space import Space, spread
-from recsys.index.advise import measure
+from recsys.index.advise import Trial, measure
 from recsys.index.build import Flat, HalfPrecision, Hnsw, Ivf, Kind
 from recsys.indexes import named
 from recsys.model.embed import TowerScorer, Trained
@@ -61,7 +61,7 @@ def dial(
     if queries is None:
         queries = space.vectors[spread(np.arange(len(space)), QUERIES)]
     asking = np.ascontiguousarray(queries)
-    trials = []
+    trials: list[Trial] = []
     for some, families in ((sizes[:1], (*kinds, *slow)), (sizes[1:], kinds)):
         if some and families:
             # The floor, at the full dimension, comes first; once is enough.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -43,7 +43,7 @@ class Finding:
     severity: Severity
     what: str
     fix: str = ""
-    figures: dict[str, float | int | None] = field(default_factory=dict)
+    figures: Mapping[str, float | None] = field(default_factory=dict)
     evidence: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -56,7 +56,7 @@ def of_duplicates(found: Duplicates, space: Space) -> Finding:
         if found.ratio is not None
         else f"cosine {found.cosine:.4f} or more"
     )
-    figures: dict[str, float | int | None] = {
+    figures = {
         "items": items,
         "groups": groups,
         "share": share,
@@ -326,11 +326,9 @@ def of_drift(found: Drift, space: Space, old: Space) -> list[Finding]:
                 "for a changed configuration, seed or dataset.",
             }[found.comparison.meaning],
             figures,
-            _rows(found.items),
+            _rows(found.items) + _rows(found.users)[: EVIDENCE // 2],
         )
     ]
-    if found.list_churn is not None:
-        findings[0].evidence.extend(_rows(found.users)[: EVIDENCE // 2])
     if found.retitled > 0.01:
         findings.append(
             Finding(

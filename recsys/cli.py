@@ -22,6 +22,7 @@ Training  fit         train the two towers; Lightning CLI, as are the next three
           tune        search a configuration's space on the validation part
 Bundles   bundle      seal | list | show | diff | compare | align | log | verify | promote | rollback | prune
           index       advise: which index these vectors want
+          doctor      look into a bundle: duplicates, clusters, outliers, collapse, drift, leaks
 Nightly   nightly     from yesterday's log to a promoted bundle, or a verdict that says why not
 Service   serve       answer over HTTP from the live bundle
 
@@ -32,6 +33,7 @@ examples:
   recsys tune --config configs/tune.yaml
   recsys evaluate --checkpoint demo/run/best.ckpt --dataset demo/dataset --out demo/evaluation.json
   recsys bundle seal --checkpoint demo/run/best.ckpt --dataset demo/dataset --registry demo/registry --promote
+  recsys doctor --registry demo/registry --html demo/doctor.html
   recsys nightly --config configs/nightly.yaml
   recsys serve --registry demo/registry
 
@@ -75,6 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from recsys.nightly.command import main as nightly
 
             return nightly(rest)
+        if command == "doctor":
+            from recsys.explore.command import main as doctor
+
+            return doctor(rest)
         if command in ("fit", "validate", "test", "predict"):
             from recsys.train import run  # Lightning takes seconds to import, so only who needs it waits
 

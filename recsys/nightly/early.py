@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from recsys.data.dataset import Dataset
+from recsys.explore.collapse import effective_rank, mean_cosine
 from recsys.nightly import measures
 from recsys.nightly.gates import Gates, Outcome, Sense, Unit, off, percent, signed, unmeasured
 
@@ -167,7 +168,7 @@ def _vectors(gates: Gates, vectors: np.ndarray, trained: np.ndarray) -> Outcome:
     possible = min(known.shape[1], len(known) - 1)
     if possible < 1:
         return unmeasured(gate, "training knows fewer than two items")
-    rank, cosine = measures.effective_rank(known), measures.mean_cosine(known)
+    rank, cosine = effective_rank(known), mean_cosine(known)
     equal, spread = measures.duplicates(known), measures.length_spread(known)
     said = (
         f"effective rank {rank:.1f} of {possible}, mean cosine {signed(cosine, '.2f')}, {percent(equal)} equal to "

@@ -164,31 +164,6 @@ def features_lost(base: Dataset, dataset: Dataset) -> dict[str, float]:
     return lost
 
 
-def effective_rank(vectors: np.ndarray) -> float:
-    """How many directions the vectors [n, D] spread over: exp of the entropy of the normalised singular values.
-
-    Roy and Vetterli 2007, The effective rank: a measure of effective dimensionality (EUSIPCO), of the centred matrix:
-    1 for a line, min(n − 1, D) for vectors that fill their space evenly; 0 where all are equal.
-    """
-    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
-    # Of the D × D Gram matrix: its eigenvalues are the squares, and n may be millions.
-    values = np.sqrt(np.maximum(np.linalg.eigvalsh(centred.T @ centred), 0))
-    values = values[values > 1e-7 * values.max(initial=0)]  # the rest is rounding
-    shares = values / values.sum() if len(values) else values
-    return float(np.exp(-(shares @ np.log(shares)))) if len(values) else 0.0
-
-
-def mean_cosine(vectors: np.ndarray) -> float:
-    """The mean cosine of two vectors drawn at random from [n, D], those of length 0 left out; exact, not sampled.
-
-    The squared length of the sum of unit vectors is n and twice the sum over pairs.
-    """
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    unit = vectors[lengths > 0] / lengths[lengths > 0, None]
-    total = unit.sum(axis=0)
-    return float((total @ total - len(unit)) / (len(unit) * (len(unit) - 1))) if len(unit) > 1 else 0.0
-
-
 def duplicates(vectors: np.ndarray) -> float:
     """The share of the vectors [n, D] that equal another one in every bit."""
     if not len(vectors):

@@ -8,12 +8,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from recsys.evaluate.ranking import SLICE_K
-from recsys.nightly import plots
 from recsys.nightly.gates import Outcome, percent, signed
 from recsys.nightly.measured import CANDIDATE, LIVE
+from recsys.pages import environment, plots
 
 
 @dataclass(frozen=True)
@@ -116,16 +114,10 @@ def page(verdict: Verdict) -> str:
 
     Whatever a catalogue or a log may say is escaped by the template.
     """
-    environment = Environment(
-        loader=PackageLoader("recsys.nightly", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "moment": _moment, "duration": _duration, "title": _title}
+    templates = environment("recsys.nightly")
+    templates.filters |= {"percent": percent, "moment": _moment, "duration": _duration, "title": _title}
     results = verdict.results.get("results", {})
-    return environment.get_template("verdict.html.j2").render(
+    return templates.get_template("verdict.html.j2").render(
         verdict=verdict,
         gates=[
             (one, mark(one), amount(one.figure, one), amount(one.live, one), limit(one)) for one in verdict.outcomes

@@ -10,12 +10,13 @@ import pytest
 
 from recsys.evaluate.metrics import Mean
 from recsys.evaluate.report import to_json as results_to_json
-from recsys.nightly import plots, verdict
+from recsys.nightly import verdict
 from recsys.nightly.exposure import exposure
 from recsys.nightly.gates import Outcome
 from recsys.nightly.measured import CANDIDATE, LIVE
 from recsys.nightly.measures import Lists
 from recsys.nightly.verdict import Verdict
+from recsys.pages import plots
 from tests.nightly.made import added, result
 
 NASTY = "<script>alert('stolen')</script>\"&{{ 7 * 7 }}"

@@ -1,4 +1,4 @@
-"""Where the marks of the verdict's plots stand; the template draws them as SVG, where every label is escaped."""
+"""Where the marks of a page's plots stand; its template draws them as SVG, where every label is escaped."""
 
 from __future__ import annotations
 

@@ -20,9 +20,12 @@ from .answers import (
     JSON_TYPE,
     Accepted,
     AnswerBody,
+    AttributesBody,
     BatchAnswerBody,
     BundleBody,
+    ItemsBody,
     ItemState,
+    MapBody,
     Problem,
     State,
     WhyNotAnswer,
@@ -66,6 +69,16 @@ def documented(service: Service, observer: Observer) -> FastAPI:
         _endpoint(service.similar_to_these, body=models.similar_body)
     )
     api.post("/v1/why-not", **_answers(WhyNotAnswer, *posted))(_endpoint(service.why_not, body=models.why_not))
+    api.get("/v1/items", **_answers(ItemsBody, 422, 503))(
+        _endpoint(service.search_items, query=Annotated[models.items, Query()])
+    )
+    api.post("/v1/items:lookup", **_answers(ItemsBody, *posted))(_endpoint(service.look_up, body=models.look_up))
+    api.get("/v1/attributes", **_answers(AttributesBody, 422, 503))(
+        _endpoint(service.attributes, query=Annotated[models.attributes, Query()])
+    )
+    api.get("/v1/map", **_answers(MapBody, 404, 422, 503))(
+        _endpoint(service.item_map, query=Annotated[models.map, Query()])
+    )
     api.post("/v1/events", **_answers(Accepted, *posted, 404))(_endpoint(service.take_events, body=models.events))
     api.put("/v1/items/{item_id:path}", **_answers(ItemState, 404, *posted))(
         _endpoint(service.put_item, item_id=item_id, body=models.item)

@@ -21,12 +21,12 @@ from .api import documented
 from .guard import Caller, Guard
 from .observer import Observer
 from .problems import PROBLEM_TYPE, Refusal, refusal_of, request_id_of
-from .schemas import MAX_ID_LENGTH, Limits, RequestModels, SimilarQuery
+from .schemas import MAX_ID_LENGTH, Closed, Limits, RequestModels
 from .service import Service
 
 USERS, ITEMS, RECOMMENDATIONS, SIMILAR = "/v1/users/", "/v1/items/", "/recommendations", "/similar"
 MAX_PARAMETERS = 16
-_Asked = TypeVar("_Asked", bound=SimilarQuery)
+_Asked = TypeVar("_Asked", bound=Closed)
 Operation = Callable[[RequestModels, Limits], Awaitable[Any]]
 
 
@@ -58,7 +58,13 @@ class Application:
             "/v1/recommendations:batch": ("batch", service.for_batch),
             "/v1/similar": ("similar_body", service.similar_to_these),
             "/v1/why-not": ("why_not", service.why_not),
+            "/v1/items:lookup": ("look_up", service.look_up),
             "/v1/events": ("events", service.take_events),
+        }
+        self._gets: dict[str, tuple[str, Callable[[Any], Awaitable[Any]]]] = {
+            "/v1/items": ("items", service.search_items),
+            "/v1/attributes": ("attributes", service.attributes),
+            "/v1/map": ("map", service.item_map),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,6 +116,9 @@ class Application:
                 return "/v1/items/{item_id}/similar", lambda models, _: service.similar_to(
                     _named("item", item_id), _asked(models.similar, scope["query_string"])
                 )
+            if path in self._gets:
+                named, look = self._gets[path]
+                return path, lambda models, _: look(_asked(getattr(models, named), scope["query_string"]))
         elif method == "POST" and path in self._posts:
             name, work = self._posts[path]
 

@@ -21,7 +21,9 @@ from .schemas import Limits
 OPEN = frozenset(("/healthz", "/readyz", "/docs", "/openapi.json"))
 METRICS = "/metrics"
 # What is asked by POST and changes nothing.
-ASKING = frozenset(("/v1/recommendations", "/v1/recommendations:batch", "/v1/similar", "/v1/why-not"))
+ASKING = frozenset(
+    ("/v1/recommendations", "/v1/recommendations:batch", "/v1/similar", "/v1/why-not", "/v1/items:lookup")
+)
 READING = frozenset(("GET", "HEAD", "OPTIONS"))
 WRONG_KEYS = Rate(requests_per_second=10, burst=100)
 

@@ -32,6 +32,7 @@ from .answers import (
     encode,
 )
 from .observer import Observer
+from .page import File, files
 from .printable import printable
 from .problems import PROBLEM_TYPE, Refusal, refusal_of
 from .schemas import MAX_ID_LENGTH, bounded
@@ -41,8 +42,8 @@ DESCRIPTION = """Recommendations from a sealed bundle of embeddings. Every answe
 every error is an RFC 9457 problem that says what to change. An id that holds a `/` is written with `%2F`."""
 
 
-def documented(service: Service, observer: Observer) -> FastAPI:
-    """The application that serves documentation, health and the bundle, and declares the hot routes beside them."""
+def documented(service: Service, observer: Observer, *, page: bool = True) -> FastAPI:
+    """The application that serves documentation, health, the bundle and the page, and declares the hot routes beside."""
     models = bounded(service.limits)
     api = FastAPI(
         title="recsys",
@@ -96,6 +97,9 @@ def documented(service: Service, observer: Observer) -> FastAPI:
         text, kind = await asyncio.to_thread(observer.metrics)  # it reads files
         return Response(text, media_type=kind)
 
+    if page:
+        for address, file in files().items():
+            api.add_route(address, _given(file), methods=["GET"], include_in_schema=False)
     api.add_exception_handler(HTTPException, _on_http)
     api.openapi = lambda: _openapi(api)  # type: ignore[method-assign]
     return api
@@ -118,6 +122,13 @@ def _endpoint(operation: Callable[..., Awaitable[Any]], **parameters: Any) -> Ca
         [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=said) for name, said in named.items()]
     )
     return endpoint
+
+
+def _given(file: File) -> Callable[[Request], Awaitable[Response]]:
+    async def given(request: Request) -> Response:
+        return file.answer(request)
+
+    return given
 
 
 def _answers(model: Any, *problems: int) -> dict[str, Any]:

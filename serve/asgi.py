@@ -20,6 +20,7 @@ from .answers import JSON_TYPE, Batch, encode
 from .api import documented
 from .guard import Caller, Guard
 from .observer import Observer
+from .page import files
 from .problems import PROBLEM_TYPE, Refusal, refusal_of, request_id_of
 from .schemas import MAX_ID_LENGTH, Closed, Limits, RequestModels
 from .service import Service
@@ -37,6 +38,7 @@ class Application:
         service: what answers.
         guard: who may ask what; everybody everything, if left out.
         observer: told of every answer.
+        page: whether the page to try it is at `/`.
         sends_request_id: whether to put X-Request-ID on answers; off where the server around us does.
     """
 
@@ -46,12 +48,13 @@ class Application:
         *,
         guard: Guard | None = None,
         observer: Observer | None = None,
+        page: bool = True,
         sends_request_id: bool = True,
     ) -> None:
         self._service = service
         self._guard = guard or Guard(None, service.limits)
         self._observer = observer or Observer()
-        self._api = documented(service, self._observer)
+        self._api = documented(service, self._observer, page=page)
         self._sends_request_id = sends_request_id
         self._posts: dict[str, tuple[str, Callable[[Any], Awaitable[Any]]]] = {
             "/v1/recommendations": ("body", service.for_request),
@@ -142,7 +145,7 @@ class Application:
             return "/v1/items/{item_id}", put
         elif method == "DELETE" and path.startswith(ITEMS):
             return "/v1/items/{item_id}", lambda *_: service.delete_item(_named("item", path[len(ITEMS) :]))
-        return "other", None
+        return ("page" if path in files() else "other"), None
 
     async def _by_api(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> int:
         status = 500

@@ -14,11 +14,12 @@ from hashlib import sha256
 from .key_file import Key, KeyLimits, Scope
 from .keys import Keys, holder, is_key
 from .limits import Bucket, Rate, limits_of, rate_of
+from .page import addresses
 from .printable import printable
 from .problems import Refusal
 from .schemas import Limits
 
-OPEN = frozenset(("/healthz", "/readyz", "/docs", "/openapi.json"))
+OPEN = frozenset(("/healthz", "/readyz", "/docs", "/openapi.json")) | addresses()
 METRICS = "/metrics"
 # What is asked by POST and changes nothing.
 ASKING = frozenset(

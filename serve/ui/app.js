@@ -288,7 +288,8 @@ $("seen").onchange = () => {
 };
 $("diversity").oninput = () => {
   question.diversity = Number($("diversity").value);
-  changed();
+  history.replaceState(null, "", toAddress()); // not a step back for each of the slider's
+  refresh();
 };
 $("colour").onchange = drawMap;
 $("skip").onclick = (event) => {

@@ -34,7 +34,7 @@ function words(attribute, changed) {
   const clause = question.filter[attribute.name] ?? [];
   const ticked = new Set([clause.in ?? clause.equals ?? clause].flat().map(String));
   const offered = attribute.values.map((one) => one.value);
-  const values = [...attribute.values, ...[...ticked].filter((one) => !offered.includes(one)).map((value) => ({ value }))];
+  const values = [...[...ticked].filter((one) => !offered.includes(one)).map((value) => ({ value })), ...attribute.values];
   const box = el("fieldset", {}, el("legend", {}, attribute.name));
   const list = el("div.values", {});
   const tick = () => {
@@ -60,7 +60,7 @@ function words(attribute, changed) {
         event.target.value = "";
         const there = [...list.querySelectorAll("input")].find((input) => input.value === value);
         if (there) there.checked = true;
-        else list.append(line({ value }, true));
+        else list.prepend(line({ value }, true));
         tick();
       },
     }));

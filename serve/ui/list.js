@@ -5,10 +5,10 @@ import { details, title } from "./names.js";
 import { question } from "./question.js";
 
 const STRATEGIES = {
-  personalised: "Personalised: the bundle knows this user",
-  history: "From the history alone: the bundle does not know this user",
-  popular: "What is popular: nothing is known of this user",
-  similar: "Nearest by their vectors",
+  personalised: "the bundle knows this user",
+  history: "from the history in this request",
+  popular: "nothing is known of who asks, so what most take",
+  similar: "nearest by their vectors",
 };
 
 export function heading() {
@@ -41,7 +41,7 @@ export function drawList(answer, doing) {
   if (!answer.items.length) list.append(el("li.none", {}, "Nothing passes. Take a filter away, or let seen items come back."));
   refocus(list, focus);
   $("results-heading").textContent = heading();
-  $("strategy").textContent = STRATEGIES[answer.strategy] ?? answer.strategy;
+  $("strategy").textContent = STRATEGIES[answer.strategy] ?? "";
   $("strategy").dataset.strategy = answer.strategy;
   $("notes").replaceChildren(
     ...(answer.unknown_items ?? []).slice(0, 10).map((id) => el("li", {}, `The bundle does not know item ${id}.`)),
@@ -61,30 +61,38 @@ function fill(row, item, share, doing) {
     el("span.rank", {}, String(item.rank)),
     el("div.what", {},
       el("h3", {}, name),
-      el("p.more", {}, [...more, ...(name === id ? [] : [`id ${id}`])].join(" · ")),
-      item.because?.length ? because(item.because, doing) : null,
-      moved ? el("p.moved", {}, `${nth(item.rank_before_rules)} of all before filters, rules and what was seen`) : null),
+      el("p.more", {}, [...more, ...(name === id ? [] : [`id\u00a0${id}`])].join(" · "))),
     el("span.score", { title: "inner product of the vectors, or the popularity" }, short(item.score), bar),
     el("div.do", {},
       el("button", { type: "button", "aria-label": `Similar to ${name}`, "data-do": "similar", onclick: () => doing.similar(id) }, "Similar"),
       el("button", { type: "button", "aria-label": `Add ${name} to the history`, "data-do": "take", onclick: () => doing.take(id) }, "Add")),
+    item.because?.length || moved
+      ? el("div.why", {},
+        item.because?.length ? because(item.because, doing) : null,
+        moved ? el("p", {}, `${nth(item.rank_before_rules)} of all items before filters, rules and what was seen`) : null)
+      : "",
   );
   row.onpointerenter = row.onfocus = () => doing.light(id);
   row.onpointerleave = () => doing.light(null);
 }
 
 function because(pulls, doing) {
-  const said = el("p.because", {}, "because of ");
+  const said = el("p.because", {}, "Because of ");
   pulls.forEach((pull, place) => {
     const id = String(pull.item_id);
     const name = title(id);
     said.append(
       place ? ", " : "",
-      el("button.link", {
-        type: "button", "data-id": id, "data-do": `pull-${place}`, "aria-label": `${name}: see similar ones`,
-        onclick: () => doing.similar(id), onpointerenter: () => doing.light(id),
+      el("a", {
+        href: `#like=${encodeURIComponent(id)}`, title: "See similar ones", "data-id": id, "data-do": `pull-${place}`,
+        onclick: (event) => {
+          if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+          event.preventDefault();
+          doing.similar(id);
+        },
+        onpointerenter: () => doing.light(id),
       }, name),
-      ` ${Math.round(100 * pull.share)} %`,
+      `\u00a0${Math.round(100 * pull.share)}\u00a0%`,
     );
   });
   return said;
@@ -92,11 +100,7 @@ function because(pulls, doing) {
 
 /** Names of what pulled, once they are known. */
 export function nameReasons() {
-  for (const button of $("list").querySelectorAll(".because button")) {
-    const name = title(button.dataset.id);
-    button.textContent = name;
-    button.setAttribute("aria-label", `${name}: see similar ones`);
-  }
+  for (const link of $("list").querySelectorAll(".because a")) link.textContent = title(link.dataset.id);
 }
 
 /** Where the focus is in a list: of which row, at which place, and on which of its buttons. */

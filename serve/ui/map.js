@@ -112,13 +112,13 @@ export class ItemMap {
     const pen = this.#base.getContext("2d");
     const style = getComputedStyle(document.documentElement);
     const colours = Array.from({ length: 8 }, (_, code) => style.getPropertyValue(`--c${code}`));
-    const size = Math.max(1.5, Math.min(5, (ratio * 110 * Math.sqrt(this.#zoom)) / Math.sqrt(this.#ids.length + 1)));
+    const size = Math.max(1.5, Math.min(7 * ratio, (ratio * 220 * Math.sqrt(this.#zoom)) / Math.sqrt(this.#ids.length + 1)));
     // One pass a colour: changing it for each of 50,000 dots would cost more than painting them.
     const order = Array.from({ length: 9 }, () => []);
     for (let row = this.#ids.length - 1; row >= 0; row--) order[(this.#codes?.[row] ?? -1) + 1].push(row);
     order.forEach((rows, code) => {
       pen.fillStyle = code ? colours[code - 1] : style.getPropertyValue("--dot");
-      pen.globalAlpha = code ? 0.75 : 0.55;
+      pen.globalAlpha = code ? 0.8 : 0.6;
       for (const row of rows) {
         const [x, y] = this.#at(row, width, height);
         pen.fillRect(x - size / 2, y - size / 2, size, size);
@@ -138,7 +138,7 @@ export class ItemMap {
       const style = getComputedStyle(document.documentElement);
       const [ground, accent, ink] = ["--panel", "--accent", "--ink"].map((name) => style.getPropertyValue(name));
       pen.clearRect(0, 0, width, height);
-      pen.globalAlpha = this.#lit.list.length ? 0.6 : 1;
+      pen.globalAlpha = this.#lit.list.length ? 0.7 : 1;
       pen.drawImage(this.#base, 0, 0);
       pen.globalAlpha = 1;
       pen.lineWidth = 1.5 * ratio;

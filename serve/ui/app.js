@@ -19,16 +19,17 @@ const whys = new Newest();
 let listed = [];
 let again = 0;
 let attributes = [];
+let news = ""; // told with the next answer, which would drown it else
 
 const map = new ItemMap({ pick: similar, name: nameOf });
 const health = new Health({
   back: (was) => {
-    if (was !== "connecting") say("The service answers again");
+    if (was !== "connecting") news = "The service answers again. ";
     begin();
   },
   swapped: (bundle) => {
+    news = `Bundle ${bundle} is in use now. `;
     begin();
-    say(`Bundle ${bundle} is in use now; everything was asked for again`);
   },
 });
 
@@ -79,7 +80,8 @@ async function refresh() {
   drawQuestion();
   drawList(answer, { similar, take, light: (id) => map.point(id) });
   light();
-  say(`${heading()}: ${answer.items.length} items, ${answer.strategy}`);
+  say(`${news}${heading()}: ${answer.items.length} items, ${answer.strategy}`);
+  news = "";
   if (answer.bundle !== health.bundle) health.look();
   const pulls = answer.items.flatMap((item) => (item.because ?? []).map((pull) => pull.item_id));
   try {

@@ -11,7 +11,7 @@ import numpy as np
 
 from recsys.answers import NO_RULES, Pull, Reason, WhyNot
 from recsys.attributes import FilterError
-from recsys.browse import Declared, ItemMap, Known
+from recsys.browse import MAP_SIDE, Declared, ItemMap, Known
 from recsys.ids import Id, IdMap
 from recsys.live import FeatureError
 from recsys.online.store import LiveItem, StoredEvent
@@ -186,10 +186,11 @@ class StandInBrowse:
         if attribute not in (None, "genres"):
             raise FilterError(f"there is no attribute {attribute!r} to filter by; valid: genres")
         ids = self._of.items.array.to_pylist()[:limit]
-        x = np.arange(len(ids), dtype=np.int32)
+        rows = np.arange(len(ids), dtype=np.int32)
+        x, y = 7919 * rows % (MAP_SIDE + 1), 6007 * rows % (MAP_SIDE + 1)
         if attribute is None:
-            return ItemMap(ids, x, x[::-1].copy(), (0.5, 0.25))
-        return ItemMap(ids, x, x[::-1].copy(), (0.5, 0.25), ("Drama", "War"), x % 3 - 1)
+            return ItemMap(ids, x, y, (0.5, 0.25))
+        return ItemMap(ids, x, y, (0.5, 0.25), ("Drama", "War"), rows % 3 - 1)
 
     def _known(self, item_id: Id) -> Known:
         return Known(item_id, {"title": f"Item {item_id}", "genres": ["Drama", "War"]}, item_id not in self._of.gone)

@@ -96,7 +96,6 @@ function complain(problem) {
   if (problem.name === "AbortError") return;
   $("results").setAttribute("aria-busy", "false");
   if (problem.isAway || problem.wantsKey) {
-    if (!listed.length) $("results-heading").textContent = problem.wantsKey ? "A key is needed" : "No answer yet";
     health.look();
     return;
   }

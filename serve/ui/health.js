@@ -78,6 +78,10 @@ export class Health {
 
   #become(state, words, isBad) {
     this.#state = state;
+    if (isBad && !this.bundle) {
+      $("results-heading").textContent = "No answer yet";
+      $("results").setAttribute("aria-busy", "false");
+    }
     $("health").textContent = words;
     $("dot").dataset.state = isBad ? (state === "ready" ? "odd" : "bad") : "good";
     document.body.dataset.health = state;

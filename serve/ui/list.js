@@ -78,7 +78,8 @@ function fill(row, item, share, doing) {
 
 function because(pulls, doing) {
   const said = el("p.because", {}, "Because of ");
-  pulls.forEach((pull, place) => {
+  const felt = pulls.filter((pull, place) => !place || pull.share >= 0.005);
+  felt.forEach((pull, place) => {
     const id = String(pull.item_id);
     const name = title(id);
     said.append(

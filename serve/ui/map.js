@@ -93,7 +93,7 @@ export class ItemMap {
   #legend() {
     $("legend").replaceChildren(
       ...this.#values.map((value, code) => el("li", {}, el("span.swatch", { "data-code": String(code) }), value)),
-      ...(this.#values.length ? [el("li", {}, el("span.swatch", {}), "others")] : []),
+      ...(this.#codes?.includes(-1) ? [el("li", {}, el("span.swatch", {}), "others")] : []),
     );
     for (const swatch of $("legend").querySelectorAll("[data-code]")) {
       swatch.style.background = `var(--c${swatch.dataset.code})`;

@@ -17,7 +17,9 @@ from recsys.index.exact import best
 from recsys.live import LiveCatalogue
 from recsys.texts import Texts
 
-MAP_SIDE = 10_000  # places on a map are whole numbers from 0 to this: four digits, where floats would take twice as many
+MAP_SIDE = (
+    10_000  # places on a map are whole numbers from 0 to this: four digits, where floats would take twice as many
+)
 COLOURS = 8  # values of an attribute that a map tells apart; people hardly tell more colours
 _CHUNK = 1 << 12  # ids made at a time: one list of all would hold Python's lock for tens of milliseconds
 
@@ -91,8 +93,8 @@ class Browse:
     def search(self, text: str = "", *, limit: int = 10) -> list[Known]:
         """The items that may be recommended in whose id or shown words a text occurs.
 
-        An item whose id is the text comes first, then those whose first shown attribute is it, begins with it, or has a
-        word that does, then those that have each of its words somewhere; the more popular first. Case and accents do
+        An item whose id is the text comes first, then those whose first shown attribute is it, begins with it, has it as
+        words, or has words that begin so, then those that have each of its words somewhere; the more popular first. Case and accents do
         not count. An empty text gives the most popular items.
         """
         live = self._live
@@ -120,18 +122,18 @@ class Browse:
         there = self._there
         declared = []
         for feature in entity.features if entity else ():
-            said: dict[str, Any] = {"name": feature.name, "kind": feature.kind, "shown": feature.show, "filterable": feature.filterable}
+            said: dict[str, Any] = {}
             if feature.filterable and feature.kind in ("categorical", "multi"):
                 words, counts = self._live.counts(feature.name, there)
                 said["distinct"] = int((counts > 0).sum())
-                said["values"] = tuple((words[at], int(counts[at])) for at in _most(counts, values))
+                said["values"] = tuple((words[at], int(counts[at])) for at in _most(words, counts, values))
             elif feature.filterable:
                 numbers = self._live.numbers(feature.name)[there]
                 numbers = numbers[np.isfinite(numbers)]
                 if len(numbers):
                     said["least"] = _end(feature.kind, numbers.min())
                     said["most"] = _end(feature.kind, numbers.max())
-            declared.append(Declared(**said))
+            declared.append(Declared(feature.name, feature.kind, feature.show, feature.filterable, **said))
         return declared
 
     def map(self, *, limit: int = 50_000, attribute: str | None = None) -> ItemMap:
@@ -159,7 +161,7 @@ class Browse:
         if attribute is None:
             return ItemMap(ids, x, y, live.derived.plane.explained)
         words, counts = live.counts(attribute, self._there)
-        values = tuple(words[one] for one in _most(counts, COLOURS))
+        values = tuple(words[one] for one in _most(words, counts, COLOURS))
         codes = np.full(live.num_rows, -1, dtype=np.int32)
         for code, value in enumerate(values):  # the least common last
             codes[live.eligible({attribute: value})] = code
@@ -184,10 +186,13 @@ class Browse:
         return Texts(entity.features if entity else (), self._live.live_table, len(self._live.live_vectors))
 
 
-def _most(counts: np.ndarray, most: int) -> list[int]:
-    """The places of the largest counts, ties in order; none that is nought."""
-    order = np.argsort(-counts, kind="stable")[:most]
-    return [int(place) for place in order if counts[place] > 0]
+def _most(words: Sequence[str], counts: np.ndarray, most: int) -> list[int]:
+    """The places of the largest counts, ties by word; none that is nought."""
+    if not most:
+        return []
+    least = np.partition(counts, -most)[-most] if most < len(counts) else 1
+    places = np.flatnonzero(counts >= max(1, least)).tolist()
+    return sorted(places, key=lambda place: (-counts[place], words[place]))[:most]
 
 
 def _end(kind: FeatureKind, number: float) -> float | str:

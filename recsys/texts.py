@@ -27,14 +27,18 @@ class Texts:
         columns = [_text(table.column(f.name)) for f in features if f.show and f.kind in _WRITTEN]
         nothing = pa.array([""] * num_items if not columns else [], pa.large_string())
         self._names = folded(columns[0]) if columns else nothing
-        self._all = folded(pc.binary_join_element_wise(*columns, pa.scalar(_BETWEEN, pa.large_string()))) if columns else nothing
+        self._all = (
+            folded(pc.binary_join_element_wise(*columns, pa.scalar(_BETWEEN, pa.large_string())))
+            if columns
+            else nothing
+        )
 
     def found(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """The items in whose words every word of a text occurs.
 
         Returns:
             Rows int64 [n], ascending, and how well each fits, int8 [n]: 0 where the first shown attribute is the text, 1
-            where it begins with it, 2 where one of its words does, 3 elsewhere.
+            where it begins with it, 2 where it has it as words of its own, 3 where words of it begin so, 4 elsewhere.
         """
         wanted = folded(pa.array([text], pa.large_string()))[0].as_py()
         words = sorted(set(wanted.split()), key=len, reverse=True)
@@ -44,11 +48,14 @@ class Texts:
             kept = pc.match_substring(texts, word).to_numpy(zero_copy_only=False)
             rows, texts = rows[kept], texts.filter(pa.array(kept))
         if not words:
-            return rows, np.full(len(rows), 3, dtype=np.int8)
+            return rows, np.full(len(rows), 4, dtype=np.int8)
         names, whole = self._names.take(pa.array(rows)), " ".join(wanted.split())
-        fits = np.full(len(rows), 3, dtype=np.int8)
+        space = pa.scalar(" ", pa.large_string())
+        padded = pc.binary_join_element_wise(space, names, space, pa.scalar("", pa.large_string()))
+        fits = np.full(len(rows), 4, dtype=np.int8)
         for fit, passing in (
-            (2, pc.match_substring(pc.binary_join_element_wise(*(pa.scalar(" ", pa.large_string()), names, pa.scalar("", pa.large_string()))), f" {whole}")),
+            (3, pc.match_substring(padded, f" {whole}")),
+            (2, pc.match_substring(padded, f" {whole} ")),
             (1, pc.starts_with(names, whole)),
             (0, pc.equal(names, whole)),
         ):
@@ -65,6 +72,9 @@ def folded(texts: pa.Array) -> pa.Array:
 def _text(column: pa.ChunkedArray) -> pa.Array:
     """Strings [N], large_string, "" where there is none; the values of a list are one after the other."""
     whole = column.combine_chunks()
-    if pa.types.is_list(whole.type) or pa.types.is_large_list(whole.type):
-        whole = pc.binary_join(whole, _BETWEEN)
-    return pc.fill_null(whole.cast(pa.large_string()), "")
+    if not (pa.types.is_list(whole.type) or pa.types.is_large_list(whole.type)):
+        return pc.fill_null(whole.cast(pa.large_string()), "")
+    # A null in a list would make all of it null.
+    filled = type(whole).from_arrays(whole.offsets, pc.fill_null(whole.values, ""))
+    joined = pc.binary_join(filled, _BETWEEN).cast(pa.large_string())
+    return pc.if_else(pc.is_null(whole), pa.scalar("", pa.large_string()), joined)

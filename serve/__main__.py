@@ -77,7 +77,11 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"the service did not start: {error}", file=sys.stderr)
             return 1
         stop = stop_signal()
-        _greet(f"http://{LOOPBACK if said.host == EVERYWHERE else said.host}:{said.port}", locked=bool(settings.keys), page=settings.page)
+        _greet(
+            f"http://{LOOPBACK if said.host == EVERYWHERE else said.host}:{said.port}",
+            locked=bool(settings.keys),
+            page=settings.page,
+        )
         stop.wait()
     return 0
 

@@ -194,9 +194,7 @@ LOOKS: list[tuple[str, str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("method", "target", "body"), [*VALID, *(look[:3] for look in LOOKS if look[3] != "Problem")]
-)
+@pytest.mark.parametrize(("method", "target", "body"), [*VALID, *(look[:3] for look in LOOKS if look[3] != "Problem")])
 def test_the_lean_way_answers_as_the_fastapi_that_documents_it(
     app: Application, service: Service, method: str, target: str, body: Any
 ) -> None:

@@ -68,7 +68,9 @@ def test_it_can_be_turned_off(service: Service) -> None:
 
 
 def test_the_page_is_no_part_of_the_documented_api(app: Application) -> None:
-    assert not {path for path in ask(app, "GET", "/openapi.json").json["paths"] if path == "/" or "ui" in path.split("/")}
+    assert not {
+        path for path in ask(app, "GET", "/openapi.json").json["paths"] if path == "/" or "ui" in path.split("/")
+    }
 
 
 def test_the_files_name_no_other_address_and_none_that_is_missing() -> None:

@@ -105,9 +105,7 @@ def two(toy: Toy, toy_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="session")
-def server(
-    chromium: str, two: tuple[Registry, str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
+def server(chromium: str, two: tuple[Registry, str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The toy, served."""
     started = Server(registry=str(two[0].path), online=str(tmp_path_factory.mktemp("online")), watch_s=0.2)
     yield started

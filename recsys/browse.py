@@ -17,9 +17,7 @@ from recsys.index.exact import best
 from recsys.live import LiveCatalogue
 from recsys.texts import Texts
 
-MAP_SIDE = (
-    10_000  # places on a map are whole numbers from 0 to this: four digits, where floats would take twice as many
-)
+MAP_SIDE = 10_000  # places on a map are whole numbers up to this: four digits, where floats would take twice as many
 COLOURS = 8  # values of an attribute that a map tells apart; people hardly tell more colours
 _CHUNK = 1 << 12  # ids made at a time: one list of all would hold Python's lock for tens of milliseconds
 
@@ -93,9 +91,9 @@ class Browse:
     def search(self, text: str = "", *, limit: int = 10) -> list[Known]:
         """The items that may be recommended in whose id or shown words a text occurs.
 
-        An item whose id is the text comes first, then those whose first shown attribute is it, begins with it, has it as
-        words, or has words that begin so, then those that have each of its words somewhere; the more popular first. Case and accents do
-        not count. An empty text gives the most popular items.
+        An item whose id is the text comes first, then those whose first shown attribute is it, begins with it, has it
+        as words, or has words that begin so, then those that have each of its words somewhere; the more popular first.
+        Case and accents do not count. An empty text gives the most popular items.
         """
         live = self._live
         scores = np.full(live.num_rows, -np.inf)

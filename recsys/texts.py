@@ -37,8 +37,8 @@ class Texts:
         """The items in whose words every word of a text occurs.
 
         Returns:
-            Rows int64 [n], ascending, and how well each fits, int8 [n]: 0 where the first shown attribute is the text, 1
-            where it begins with it, 2 where it has it as words of its own, 3 where words of it begin so, 4 elsewhere.
+            Rows int64 [n], ascending, and how well each fits, int8 [n]: 0 where the first shown attribute is the text,
+            1 where it begins with it, 2 where it has it as words of its own, 3 where words of it begin so, 4 elsewhere.
         """
         wanted = folded(pa.array([text], pa.large_string()))[0].as_py()
         words = sorted(set(wanted.split()), key=len, reverse=True)

@@ -43,7 +43,7 @@ every error is an RFC 9457 problem that says what to change. An id that holds a 
 
 
 def documented(service: Service, observer: Observer, *, page: bool = True) -> FastAPI:
-    """The application that serves documentation, health, the bundle and the page, and declares the hot routes beside."""
+    """The application that serves documentation, health, bundle and page, and declares the hot routes beside them."""
     models = bounded(service.limits)
     api = FastAPI(
         title="recsys",

@@ -161,7 +161,7 @@ class StandIn:
 
 
 class StandInBrowse:
-    """Looks at a stand-in's items; a text is found in ids and titles, and the only attribute to tell apart by is genres."""
+    """Looks at a stand-in's items; a text is found in titles, and the only attribute to tell apart by is genres."""
 
     def __init__(self, of: StandIn) -> None:
         self._of = of

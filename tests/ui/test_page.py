@@ -1,4 +1,4 @@
-"""The page in a real browser, over the toy: whoever takes item i next takes item i + 1, so what a list says is known."""
+"""The page in a real browser, over the toy: who takes item i takes item i + 1 next, so what a list says is known."""
 
 from __future__ import annotations
 

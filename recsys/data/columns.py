@@ -145,7 +145,9 @@ class ManyWords:
     def counts(self, among: np.ndarray) -> tuple[list[str], np.ndarray]:
         """Every word, and how many of the items that bool [N] names have it, int64 [words]."""
         vocabulary, rows, starts = self._occurrences
-        passed = np.concatenate([[0], among[rows].cumsum()])
+        counted = among[rows]
+        counted[1:] &= (rows[1:] != rows[:-1]) | np.isin(np.arange(1, len(rows)), starts)  # a word twice counts once
+        passed = np.concatenate([[0], counted.cumsum()])
         return list(vocabulary), passed[starts[1 : len(vocabulary) + 1]] - passed[starts[: len(vocabulary)]]
 
     def _rows(self, word: str) -> np.ndarray:

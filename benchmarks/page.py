@@ -3,7 +3,7 @@
     python -m benchmarks.page --items 50000 [--registry demo/registry] [--rounds 10]
 
 Chromium has to be on the PATH. A step ends when the list of its answer is there, or the map is painted. The floor is
-what the step asks the service for, asked one after the other on one connection and not drawn; that of painting the map a
+what the step asks the service for, asked one after the other on one connection and not drawn; for painting the map, a
 bare canvas that is filled with as many squares of one colour.
 """
 

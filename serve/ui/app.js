@@ -11,6 +11,7 @@ import { details, forgetNames, keep, learn, nameBy, title } from "./names.js";
 import { fromAddress, question, recentUsers, request, toAddress, whom } from "./question.js";
 
 const SHOWN_HISTORY = 50; // entries drawn; a longer history is sent whole
+const AGAIN_MS = 5_000; // after an answer of which less was done than could be
 const BUSY_MS = 150; // an answer that is quicker does not flicker
 
 const answers = new Newest();
@@ -83,6 +84,7 @@ async function refresh() {
   say(`${news}${heading()}: ${answer.items.length} items, ${answer.strategy}`);
   news = "";
   if (answer.bundle !== health.bundle) health.look();
+  if (answer.degraded?.length) again = setTimeout(refresh, AGAIN_MS);
   const pulls = answer.items.flatMap((item) => (item.because ?? []).map((pull) => pull.item_id));
   try {
     if (await learn(pulls, signal)) nameReasons();

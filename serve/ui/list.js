@@ -41,12 +41,13 @@ export function drawList(answer, doing) {
   if (!answer.items.length) list.append(el("li.none", {}, "Nothing passes. Take a filter away, or let seen items come back."));
   refocus(list, focus);
   $("results-heading").textContent = heading();
-  $("strategy").textContent = STRATEGIES[answer.strategy] ?? "";
+  const busy = answer.degraded?.includes("popular");
+  $("strategy").textContent = busy ? "the service is busy, so what most take" : (STRATEGIES[answer.strategy] ?? "");
   $("strategy").dataset.strategy = answer.strategy;
   $("notes").replaceChildren(
     ...(answer.unknown_items ?? []).slice(0, 10).map((id) => el("li", {}, `The bundle does not know item ${id}.`)),
     ...(answer.relaxed ?? []).map((rule) => el("li", {}, `${rule} could not be kept, or fewer items would be here.`)),
-    ...(answer.degraded ?? []).map((what) => el("li", {}, `The service is busy or not whole: ${what}.`)),
+    ...(answer.degraded ?? []).map((what) => el("li", {}, `Done with less for now: ${what}. It is asked again.`)),
   );
 }
 

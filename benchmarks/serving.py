@@ -183,12 +183,16 @@ def server(role: str, registry: str, port: int, path: str, replicas: int) -> Ite
         process.wait(60)
 
 
-def synthetic_registry(folder: Path, trainings: int = 1) -> Path:
-    """A registry with bundles of MovieLens's size: what they recommend is of no matter here, so two steps train each.
+def synthetic_registry(folder: Path, trainings: int = 1, *, users: int = 6_000, items: int = 3_700) -> Path:
+    """A registry with bundles of MovieLens's size, or of another.
+
+    What they recommend is of no matter here, so two steps train each.
 
     Args:
         folder: where to make it.
         trainings: how many bundles, each of another training; the last one is live.
+        users: how many there are at most.
+        items: how many there are at most.
     """
     import pytorch_lightning as pl
 
@@ -199,7 +203,8 @@ def synthetic_registry(folder: Path, trainings: int = 1) -> Path:
     from recsys.registry import Registry
     from recsys.seal import seal
 
-    prepare(Synthetic(users=6_000, items=3_700, interactions=300_000), folder / "dataset", max_rejected=0.5)
+    shop = Synthetic(users=users, items=items, interactions=50 * users)
+    prepare(shop, folder / "dataset", max_rejected=0.5)
     registry = Registry(folder / "registry")
     for training in range(trainings):
         pl.seed_everything(training, verbose=False)

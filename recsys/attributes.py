@@ -129,6 +129,36 @@ class Attributes:
         later = iter(self._columns[name].of(rows[own] - self._before.num_items))
         return [next(later if is_own else earlier) for is_own in own.tolist()]
 
+    def counts(self, name: str, among: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """Every word of a categorical or multi attribute, and how many of some items have it.
+
+        Args:
+            name: the attribute.
+            among: bool [N], which items are counted.
+
+        Returns:
+            W words and int64 [W].
+
+        Raises:
+            FilterError: there is no such attribute, or it is of numbers.
+        """
+        if (kind := self.kind(name)) not in ("categorical", "multi"):
+            raise FilterError(f"{name!r} is {kind} and holds no words; name one that is categorical or multi")
+        words, counts = self._columns[name].counts(among[len(among) - self._own_items :])
+        if self._before is None:
+            return words, counts
+        earlier, earlier_counts = self._before.counts(name, among[: self._before.num_items])
+        places = {word: place for place, word in enumerate(dict.fromkeys([*earlier, *words]))}
+        together = np.zeros(len(places), dtype=np.int64)
+        together[: len(earlier)] = earlier_counts
+        np.add.at(together, [places[word] for word in words], counts)
+        return list(places), together
+
+    @property
+    def own_table(self) -> pa.Table:
+        """One row an item, one column a feature, of these items alone: without those before."""
+        return self._table
+
     def eligible(self, filter: Mapping[str, Any]) -> np.ndarray:
         """Which items pass a filter.
 

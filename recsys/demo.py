@@ -91,6 +91,7 @@ def _demo(port: int, *, leave_up: bool) -> None:
     if leave_up:
         print("The service is up; `make stop` stops it. To try:\n")
         for path in (
+            f"/#user={SHOWN_USER}",
             "/docs",
             f"/v1/users/{SHOWN_USER}/recommendations?k=5",
             "/v1/items/260/similar?k=5",

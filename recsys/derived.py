@@ -14,6 +14,8 @@ from recsys.ids import Id, IdMap
 from recsys.index.build import Hnsw, Ivf, IvfPq, Kind, at_effort, kind_of
 from recsys.index.exact import best
 from recsys.index.search import Index
+from recsys.plane import Plane, principal_plane
+from recsys.texts import Texts
 
 _CHUNK = 1 << 16  # vectors read at a time: what is computed from a million of them needs no copy of them
 _POPULAR = 1 << 12  # items in the order of popularity that is kept; who asks for more is answered by a full scan
@@ -65,6 +67,22 @@ class Derived:
     def most_popular(self) -> np.ndarray:
         """int64 [n]: the rows of the most popular items, in order, ties by row; all items where there are few."""
         return best(self._bundle.popularity, _POPULAR)[1]
+
+    @cached_property
+    def texts(self) -> Texts:
+        """What is written of the bundle's items."""
+        entity, attributes = self._bundle.schema.items, self._bundle.attributes
+        return Texts(entity.features if entity else (), attributes.own_table, attributes.num_items)
+
+    @cached_property
+    def plane(self) -> Plane:
+        """The plane that the items are drawn on, of the bundle's own vectors: what is PUT later does not turn it."""
+        return principal_plane(self._bundle.item_vectors)
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """float32 [N, 2]: where the bundle's items stand on the plane."""
+        return self.plane.places(self._bundle.item_vectors)
 
     @cached_property
     def hasty_index(self) -> Index | None:

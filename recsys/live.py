@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from recsys.attributes import Attributes
 from recsys.bundle import Bundle
@@ -203,6 +204,10 @@ class LiveCatalogue:
         """The words that the items at rows [n] have of a categorical or multi attribute."""
         return self._attributes.values(attribute, rows)
 
+    def counts(self, attribute: str, among: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """Every word of an attribute, and how many of the rows that bool [R] names have it; see `Attributes.counts`."""
+        return self._attributes.counts(attribute, among)
+
     def eligible(self, filter: Mapping[str, Any]) -> np.ndarray:
         """Which rows pass a filter, bool [R], whether hidden or not; see `Attributes.eligible`."""
         return self._attributes.eligible(filter)
@@ -315,6 +320,11 @@ class LiveCatalogue:
             order = (-both).argsort(kind="stable")[:k]
             merged.append((both[order], np.concatenate([own_rows, live_rows + self._num_own])[order]))
         return merged
+
+    @property
+    def live_table(self) -> pa.Table:
+        """The features of the rows from N on, as `Dataset.item_features` has them."""
+        return self._rows.table
 
     def scores(self, query: np.ndarray) -> np.ndarray:
         """A query's score of every row, float32 [R], by a pass over all vectors; −inf where a row is hidden."""

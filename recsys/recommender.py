@@ -23,6 +23,7 @@ from recsys.answers import (
     WhyNot,
 )
 from recsys.attributes import FilterError
+from recsys.browse import Browse
 from recsys.bundle import Bundle
 from recsys.explain import Asked, why_not
 from recsys.finding import POPULAR, Finder, Request, economies
@@ -61,6 +62,7 @@ class Recommender:
         if self.live.bundle is not bundle:
             raise ValueError(f"the live catalogue is of bundle {self.live.bundle.id}, not {bundle.id}; make it anew")
         self.finder = Finder(self.live)
+        self.browse = Browse(self.live)
         self._event_codes = {name: code for code, name in enumerate(bundle.manifest.content["event_names"])}
         self._told_when = bundle.towers.user.query_time  # then a vector that was stored is of another moment
 

@@ -77,7 +77,11 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"the service did not start: {error}", file=sys.stderr)
             return 1
         stop = stop_signal()
-        _greet(f"http://{LOOPBACK if said.host == EVERYWHERE else said.host}:{said.port}", locked=bool(settings.keys))
+        _greet(
+            f"http://{LOOPBACK if said.host == EVERYWHERE else said.host}:{said.port}",
+            locked=bool(settings.keys),
+            page=settings.page,
+        )
         stop.wait()
     return 0
 
@@ -130,13 +134,14 @@ def _settings(said: argparse.Namespace) -> Settings:
         raise ValueError(str(invalid(error))) from None
 
 
-def _greet(address: str, *, locked: bool) -> None:
+def _greet(address: str, *, locked: bool, page: bool) -> None:
     """Says what to try, with an item that exists; that it answers shows that the way through the proxy is open."""
     _patiently(f"{address}/readyz")
     item_id = "1"
     if not locked and (popular := _patiently(f"{address}/v1/users/1/recommendations?k=1")["items"]):
         item_id = quote(str(popular[0]["item_id"]), safe="")
     for what, path in (
+        *((("the page", "/"),) if page else ()),
         ("recommendations", "/v1/users/1/recommendations?k=10"),
         ("similar items", f"/v1/items/{item_id}/similar?k=10"),
         ("the bundle", "/v1/bundle"),
@@ -145,7 +150,7 @@ def _greet(address: str, *, locked: bool) -> None:
     ):
         print(f"{what:<16} {address}{path}")
     if locked:
-        print("All but the documentation want a key: curl -H 'Authorization: Bearer <key>' …")
+        print("All but the page itself and the documentation want a key: curl -H 'Authorization: Bearer <key>' …")
     print("Ctrl-C stops it.", flush=True)
 
 

@@ -94,6 +94,61 @@ class WhyNotAnswer(BaseModel):
     reasons: list[ReasonBody]
 
 
+class KnownItem(BaseModel):
+    """An item of the live catalogue."""
+
+    item_id: str | int
+    attributes: dict[str, Any] = Field(description="the features that the schema shows")
+    available: bool = Field(description="whether it may be recommended")
+
+
+class ItemsBody(BaseModel):
+    """Items of the live catalogue."""
+
+    bundle: str
+    items: list[KnownItem]
+    unknown_items: list[str | int] = Field([], description="ids that nobody knows; absent if none")
+
+
+class CommonValue(BaseModel):
+    """A value of an attribute, and how many items that may be recommended have it."""
+
+    value: str
+    items: int
+
+
+class DeclaredAttribute(BaseModel):
+    """An attribute of items; of what nothing can filter by, the kind is all that is said."""
+
+    name: str
+    kind: Literal["categorical", "multi", "numeric", "text", "timestamp", "vector"]
+    shown: bool = Field(description="whether answers show it")
+    filterable: bool
+    distinct: int | None = Field(None, description="of words: how many different ones there are")
+    values: list[CommonValue] | None = Field(None, description="of words: the most common ones")
+    least: float | str | None = Field(None, description="of numbers and moments: the smallest, as a filter may say it")
+    most: float | str | None = Field(None, description="the largest, likewise")
+
+
+class AttributesBody(BaseModel):
+    """What is declared of items."""
+
+    bundle: str
+    attributes: list[DeclaredAttribute]
+
+
+class MapBody(BaseModel):
+    """Where items stand on the plane that shows most of how their vectors differ; lists of one order and length."""
+
+    bundle: str
+    explained: list[float] = Field(description="the share of the variance that each of both axes shows")
+    items: list[str | int] = Field(description="ids, the most popular first")
+    x: list[int] = Field(description="0 to 10000, both axes in one scale")
+    y: list[int]
+    values: list[str] | None = Field(None, description="where asked for an attribute: its most common values")
+    codes: list[int] | None = Field(None, description="of each item, the place of its value among them; -1: none")
+
+
 class Accepted(BaseModel):
     """How many events were kept; those kept before are not kept twice."""
 

@@ -20,15 +20,19 @@ from .answers import (
     JSON_TYPE,
     Accepted,
     AnswerBody,
+    AttributesBody,
     BatchAnswerBody,
     BundleBody,
+    ItemsBody,
     ItemState,
+    MapBody,
     Problem,
     State,
     WhyNotAnswer,
     encode,
 )
 from .observer import Observer
+from .page import File, files
 from .printable import printable
 from .problems import PROBLEM_TYPE, Refusal, refusal_of
 from .schemas import MAX_ID_LENGTH, bounded
@@ -38,8 +42,8 @@ DESCRIPTION = """Recommendations from a sealed bundle of embeddings. Every answe
 every error is an RFC 9457 problem that says what to change. An id that holds a `/` is written with `%2F`."""
 
 
-def documented(service: Service, observer: Observer) -> FastAPI:
-    """The application that serves documentation, health and the bundle, and declares the hot routes beside them."""
+def documented(service: Service, observer: Observer, *, page: bool = True) -> FastAPI:
+    """The application that serves documentation, health, bundle and page, and declares the hot routes beside them."""
     models = bounded(service.limits)
     api = FastAPI(
         title="recsys",
@@ -66,6 +70,16 @@ def documented(service: Service, observer: Observer) -> FastAPI:
         _endpoint(service.similar_to_these, body=models.similar_body)
     )
     api.post("/v1/why-not", **_answers(WhyNotAnswer, *posted))(_endpoint(service.why_not, body=models.why_not))
+    api.get("/v1/items", **_answers(ItemsBody, 422, 503))(
+        _endpoint(service.search_items, query=Annotated[models.items, Query()])
+    )
+    api.post("/v1/items:lookup", **_answers(ItemsBody, *posted))(_endpoint(service.look_up, body=models.look_up))
+    api.get("/v1/attributes", **_answers(AttributesBody, 422, 503))(
+        _endpoint(service.attributes, query=Annotated[models.attributes, Query()])
+    )
+    api.get("/v1/map", **_answers(MapBody, 404, 422, 503))(
+        _endpoint(service.item_map, query=Annotated[models.map, Query()])
+    )
     api.post("/v1/events", **_answers(Accepted, *posted, 404))(_endpoint(service.take_events, body=models.events))
     api.put("/v1/items/{item_id:path}", **_answers(ItemState, 404, *posted))(
         _endpoint(service.put_item, item_id=item_id, body=models.item)
@@ -83,6 +97,9 @@ def documented(service: Service, observer: Observer) -> FastAPI:
         text, kind = await asyncio.to_thread(observer.metrics)  # it reads files
         return Response(text, media_type=kind)
 
+    if page:
+        for address, file in files().items():
+            api.add_route(address, _given(file), methods=["GET"], include_in_schema=False)
     api.add_exception_handler(HTTPException, _on_http)
     api.openapi = lambda: _openapi(api)  # type: ignore[method-assign]
     return api
@@ -105,6 +122,13 @@ def _endpoint(operation: Callable[..., Awaitable[Any]], **parameters: Any) -> Ca
         [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=said) for name, said in named.items()]
     )
     return endpoint
+
+
+def _given(file: File) -> Callable[[Request], Awaitable[Response]]:
+    async def given(request: Request) -> Response:
+        return file.answer(request)
+
+    return given
 
 
 def _answers(model: Any, *problems: int) -> dict[str, Any]:

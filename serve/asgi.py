@@ -20,13 +20,14 @@ from .answers import JSON_TYPE, Batch, encode
 from .api import documented
 from .guard import Caller, Guard
 from .observer import Observer
+from .page import files
 from .problems import PROBLEM_TYPE, Refusal, refusal_of, request_id_of
-from .schemas import MAX_ID_LENGTH, Limits, RequestModels, SimilarQuery
+from .schemas import MAX_ID_LENGTH, Closed, Limits, RequestModels
 from .service import Service
 
 USERS, ITEMS, RECOMMENDATIONS, SIMILAR = "/v1/users/", "/v1/items/", "/recommendations", "/similar"
 MAX_PARAMETERS = 16
-_Asked = TypeVar("_Asked", bound=SimilarQuery)
+_Asked = TypeVar("_Asked", bound=Closed)
 Operation = Callable[[RequestModels, Limits], Awaitable[Any]]
 
 
@@ -37,6 +38,7 @@ class Application:
         service: what answers.
         guard: who may ask what; everybody everything, if left out.
         observer: told of every answer.
+        page: whether the page to try it is at `/`.
         sends_request_id: whether to put X-Request-ID on answers; off where the server around us does.
     """
 
@@ -46,19 +48,26 @@ class Application:
         *,
         guard: Guard | None = None,
         observer: Observer | None = None,
+        page: bool = True,
         sends_request_id: bool = True,
     ) -> None:
         self._service = service
         self._guard = guard or Guard(None, service.limits)
         self._observer = observer or Observer()
-        self._api = documented(service, self._observer)
+        self._api = documented(service, self._observer, page=page)
         self._sends_request_id = sends_request_id
         self._posts: dict[str, tuple[str, Callable[[Any], Awaitable[Any]]]] = {
             "/v1/recommendations": ("body", service.for_request),
             "/v1/recommendations:batch": ("batch", service.for_batch),
             "/v1/similar": ("similar_body", service.similar_to_these),
             "/v1/why-not": ("why_not", service.why_not),
+            "/v1/items:lookup": ("look_up", service.look_up),
             "/v1/events": ("events", service.take_events),
+        }
+        self._gets: dict[str, tuple[str, Callable[[Any], Awaitable[Any]]]] = {
+            "/v1/items": ("items", service.search_items),
+            "/v1/attributes": ("attributes", service.attributes),
+            "/v1/map": ("map", service.item_map),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,6 +119,9 @@ class Application:
                 return "/v1/items/{item_id}/similar", lambda models, _: service.similar_to(
                     _named("item", item_id), _asked(models.similar, scope["query_string"])
                 )
+            if path in self._gets:
+                named, look = self._gets[path]
+                return path, lambda models, _: look(_asked(getattr(models, named), scope["query_string"]))
         elif method == "POST" and path in self._posts:
             name, work = self._posts[path]
 
@@ -133,7 +145,7 @@ class Application:
             return "/v1/items/{item_id}", put
         elif method == "DELETE" and path.startswith(ITEMS):
             return "/v1/items/{item_id}", lambda *_: service.delete_item(_named("item", path[len(ITEMS) :]))
-        return "other", None
+        return ("page" if path in files() else "other"), None
 
     async def _by_api(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> int:
         status = 500

@@ -14,14 +14,17 @@ from hashlib import sha256
 from .key_file import Key, KeyLimits, Scope
 from .keys import Keys, holder, is_key
 from .limits import Bucket, Rate, limits_of, rate_of
+from .page import addresses
 from .printable import printable
 from .problems import Refusal
 from .schemas import Limits
 
-OPEN = frozenset(("/healthz", "/readyz", "/docs", "/openapi.json"))
+OPEN = frozenset(("/healthz", "/readyz", "/docs", "/openapi.json")) | addresses()
 METRICS = "/metrics"
 # What is asked by POST and changes nothing.
-ASKING = frozenset(("/v1/recommendations", "/v1/recommendations:batch", "/v1/similar", "/v1/why-not"))
+ASKING = frozenset(
+    ("/v1/recommendations", "/v1/recommendations:batch", "/v1/similar", "/v1/why-not", "/v1/items:lookup")
+)
 READING = frozenset(("GET", "HEAD", "OPTIONS"))
 WRONG_KEYS = Rate(requests_per_second=10, burst=100)
 

@@ -97,7 +97,13 @@ class Replica:
         """The service over HTTP."""
         settings = self._settings
         guard = Guard(self._keys, settings, share=1 / settings.replicas)
-        return Application(self.service, guard=guard, observer=self._observer, sends_request_id=sends_request_id)
+        return Application(
+            self.service,
+            guard=guard,
+            observer=self._observer,
+            page=settings.page,
+            sends_request_id=sends_request_id,
+        )
 
     async def close(self) -> None:
         """Follows nothing any more, lets slow requests finish, and keeps what was counted."""

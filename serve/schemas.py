@@ -27,6 +27,7 @@ from recsys.rules import Cap, Freshness, Quota, Rules
 
 MAX_ID_LENGTH = 512
 MAX_FILTERS = 32
+MAX_TEXT = 200
 MAX_RULES = 16
 LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z: later ones are another unit, or a mistake
 
@@ -153,6 +154,34 @@ class UserQuery(SimilarQuery):
 
     include_seen: bool = Field(False, description="whether items the user has seen may come back")
     explain: bool = Field(False, description="whether to say which items of the history pulled each one most")
+
+
+class ItemsQuery(Closed):
+    """What the address of items may carry after its question mark."""
+
+    q: str = Field("", max_length=MAX_TEXT, description="words, or parts of them; the most popular items if left out")
+    limit: int
+
+
+class AttributesQuery(Closed):
+    """What the address of attributes may carry after its question mark."""
+
+    values: int = Field(20, ge=0, le=500, description="how many of the most common values to name")
+
+
+class MapQuery(Closed):
+    """What the address of the map may carry after its question mark."""
+
+    limit: int = Field(50_000, ge=1, le=100_000, description="how many items, the most popular first")
+    attribute: str | None = Field(
+        None, max_length=MAX_ID_LENGTH, description="an attribute of words to tell items apart by"
+    )
+
+
+class LookUpBody(Closed):
+    """Items by their ids."""
+
+    items: list[ExternalId]
 
 
 class QuotaBody(Closed):
@@ -297,7 +326,11 @@ class RequestModels(NamedTuple):
     why_not: type[WhyNotBody]
     batch: type[BatchBody]
     events: type[EventsBody]
+    items: type[ItemsQuery]
+    look_up: type[LookUpBody]
     item: type[ItemBody] = ItemBody
+    attributes: type[AttributesQuery] = AttributesQuery
+    map: type[MapQuery] = MapQuery
 
 
 @lru_cache(maxsize=256)  # a set of limits a key, at most
@@ -327,6 +360,16 @@ def bounded(limits: Limits) -> RequestModels:
             BatchBody,
             "BatchRequest",
             requests=(list[body], Field(min_length=1, max_length=limits.max_batch)),  # type: ignore[valid-type]
+        ),
+        items=model(
+            ItemsQuery,
+            "BoundedItemsQuery",
+            limit=(int, Field(min(10, limits.max_k), ge=1, le=limits.max_k, description="how many items to return")),
+        ),
+        look_up=model(
+            LookUpBody,
+            "LookUpRequest",
+            items=(list[ExternalId], Field(min_length=1, max_length=limits.max_history, description="their ids")),
         ),
         events=model(
             EventsBody, "EventsRequest", events=(list[EventBody], Field(min_length=1, max_length=limits.max_events))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+import orjson
+
+from recsys.attributes import FilterError
+from recsys.browse import ItemMap, Known
 from recsys.live import FeatureError
 from recsys.online.store import LiveItem, StoredEvent
 from recsys.recommender import Answer, Effort, Event, Query, Recommender, RequestError, UnknownItem
@@ -21,10 +25,14 @@ from .online import Online
 from .pace import Pace
 from .problems import Refusal
 from .schemas import (
+    AttributesQuery,
     BatchBody,
     EventsBody,
     ItemBody,
+    ItemsQuery,
     Limits,
+    LookUpBody,
+    MapQuery,
     RecommendBody,
     SimilarBody,
     SimilarQuery,
@@ -33,6 +41,7 @@ from .schemas import (
 )
 
 _T = TypeVar("_T")
+_LOOKING = 16  # people who look at the catalogue wait behind each other, not before recommendations
 _THEIRS = (UnknownItem, RequestError, RuleError, FeatureError)  # mistakes that a caller can mend
 
 
@@ -70,6 +79,8 @@ class Service:
         self._rules = rules or Rules()
         self._pace = Pace()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="recommend")
+        self._looking = Load(_LOOKING)
+        self._look_threads = ThreadPoolExecutor(1, thread_name_prefix="look")
 
     async def for_user(self, user_id: str, query: UserQuery) -> Answer:
         """The top k for a user the bundle knows, or of whom events tell; for others the popular items."""
@@ -147,6 +158,46 @@ class Service:
         )
         return {"bundle": recommender.bundle.id} | dataclasses.asdict(await self._on_thread(work))
 
+    async def search_items(self, query: ItemsQuery) -> dict[str, Any]:
+        """The items that may be recommended in whose id or shown words a text occurs, best first."""
+        recommender = self._ready()
+        found = await self._looked(partial(recommender.browse.search, query.q, limit=query.limit))
+        return {"bundle": recommender.bundle.id, "items": _known(found)}
+
+    async def look_up(self, body: LookUpBody) -> dict[str, Any]:
+        """What answers show of items, by their ids; those that nobody knows are named."""
+        recommender = self._ready()
+        found, unknown = await self._looked(partial(recommender.browse.look_up, body.items))
+        said = {"bundle": recommender.bundle.id, "items": _known(found)}
+        return said | {"unknown_items": unknown} if unknown else said
+
+    async def attributes(self, query: AttributesQuery) -> dict[str, Any]:
+        """What is declared of items: what answers show and filters may name, with common values and ranges."""
+        recommender = self._ready()
+        declared = await self._looked(partial(recommender.browse.attributes, values=query.values))
+        said = []
+        for one in declared:
+            told = {"name": one.name, "kind": one.kind, "shown": one.shown, "filterable": one.filterable}
+            if one.distinct is not None:
+                told["distinct"] = one.distinct
+                told["values"] = [{"value": value, "items": items} for value, items in one.values]
+            if one.least is not None:
+                told |= {"least": one.least, "most": one.most}
+            said.append(told)
+        return {"bundle": recommender.bundle.id, "attributes": said}
+
+    async def item_map(self, query: MapQuery) -> dict[str, Any]:
+        """Where items stand on the plane that shows most of how their vectors differ, for a picture."""
+        recommender = self._ready()
+
+        def drawn() -> dict[str, Any]:
+            return _drawn(recommender.browse.map(limit=query.limit, attribute=query.attribute))
+
+        try:
+            return {"bundle": recommender.bundle.id} | await self._looked(drawn)
+        except FilterError as error:
+            raise Refusal(404, str(error)) from None
+
     async def take_events(self, body: EventsBody) -> dict[str, int]:
         """Keeps events; they count in the next request of their user."""
         now = _now()
@@ -202,6 +253,7 @@ class Service:
     def close(self) -> None:
         """Lets slow requests under way finish and takes no more."""
         self._threads.shutdown(cancel_futures=True)
+        self._look_threads.shutdown(cancel_futures=True)
 
     def _ready(self) -> Recommender:
         recommender = self.recommender
@@ -255,11 +307,17 @@ class Service:
         except _THEIRS as error:
             raise _refusal(error) from None
 
-    async def _on_thread(self, work: Callable[[], _T]) -> _T:
-        with self.load.waiting():
+    async def _looked(self, work: Callable[[], _T]) -> _T:
+        """Does something for who looks at the catalogue, on a thread that recommendations do not wait for."""
+        return await self._on_thread(work, self._look_threads, self._looking)
+
+    async def _on_thread(
+        self, work: Callable[[], _T], threads: ThreadPoolExecutor | None = None, load: Load | None = None
+    ) -> _T:
+        with (load or self.load).waiting():
             try:
                 async with asyncio.timeout(self.timeout_s):
-                    return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+                    return await asyncio.get_running_loop().run_in_executor(threads or self._threads, work)
             except TimeoutError:
                 raise Refusal(
                     503,
@@ -268,6 +326,21 @@ class Service:
                 ) from None
             except _THEIRS as error:
                 raise _refusal(error) from None
+
+
+def _known(items: Sequence[Known]) -> list[dict[str, Any]]:
+    return [{"item_id": one.item_id, "attributes": one.attributes, "available": one.available} for one in items]
+
+
+def _drawn(drawn: ItemMap) -> dict[str, Any]:
+    """A map with its long lists as JSON already, so that the event loop need not write them."""
+    said: dict[str, Any] = {"explained": drawn.explained}
+    long: dict[str, Any] = {"items": drawn.items, "x": drawn.x, "y": drawn.y}
+    if drawn.codes is not None:
+        said["values"], long["codes"] = drawn.values, drawn.codes
+    return said | {
+        name: orjson.Fragment(orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)) for name, values in long.items()
+    }
 
 
 def _marked(answer: Answer, without: tuple[str, ...]) -> Answer:

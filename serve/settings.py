@@ -40,4 +40,5 @@ class Settings(Limits):
     rules: RulesBody = Field(RulesBody(), description="how lists are put together where a request says nothing")
     shed: Shed = Field(Shed(), description="when a replica begins to do with less")
     log: Log = Field(Log(), description="what is logged of requests")
+    page: bool = Field(True, description="whether the page to try it is at /")
     tracing: bool = Field(False, description="whether spans go to the address of OTEL_EXPORTER_OTLP_ENDPOINT")

@@ -152,6 +152,52 @@ class LiveBundle:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class KnownItem:
+    """An item of the live catalogue, and whether it may be recommended."""
+
+    item_id: Id
+    attributes: Mapping[str, Any]
+    available: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """An attribute of items.
+
+    Attributes:
+        name: in filters and answers.
+        kind: categorical, multi, numeric, text, timestamp or vector.
+        shown: whether answers show it.
+        filterable: whether a filter may name it.
+        values: of words, the most common ones, and how many items have each.
+        distinct: of words, how many different ones there are.
+        least: of numbers and moments, the smallest.
+        most: the largest, likewise.
+    """
+
+    name: str
+    kind: str
+    shown: bool
+    filterable: bool
+    values: tuple[tuple[str, int], ...] = ()
+    distinct: int | None = None
+    least: float | str | None = None
+    most: float | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ItemMap:
+    """Where items stand on a plane, the most popular first; `codes` are places in `values`, −1 for none of them."""
+
+    bundle: str
+    items: tuple[Id, ...]
+    x: tuple[int, ...]
+    y: tuple[int, ...]
+    values: tuple[str, ...] = ()
+    codes: tuple[int, ...] = ()
+
+
 class Unreadable(ValueError):
     """An answer that is not what the contract says."""
 
@@ -204,6 +250,40 @@ def item_state(said: Any) -> ItemState:
 def bundle(said: Any) -> LiveBundle:
     """A `LiveBundle` of its JSON."""
     return LiveBundle(_text(said, "bundle"), dict(_object(_object(said).get("about", {}))))
+
+
+def known_items(said: Any) -> list[KnownItem]:
+    """A list of `KnownItem` of its JSON."""
+    return [
+        KnownItem(_id(one), dict(_object(one.get("attributes", {}))), _get(one, "available", bool))
+        for one in map(_object, _list(said, "items"))
+    ]
+
+
+def attributes(said: Any) -> list[Attribute]:
+    """A list of `Attribute` of its JSON."""
+    return [
+        Attribute(
+            _text(one, "name"),
+            _text(one, "kind"),
+            _get(one, "shown", bool),
+            _get(one, "filterable", bool),
+            tuple((_text(value, "value"), _whole(value, "items")) for value in _list(one, "values", least=False)),
+            _rank(one, "distinct"),
+            one.get("least"),
+            one.get("most"),
+        )
+        for one in map(_object, _list(said, "attributes"))
+    ]
+
+
+def item_map(said: Any) -> ItemMap:
+    """An `ItemMap` of its JSON."""
+    items, x, y = (tuple(_list(said, name)) for name in ("items", "x", "y"))
+    values, codes = (tuple(_list(said, name, least=False)) for name in ("values", "codes"))
+    if not len(items) == len(x) == len(y) or (codes and len(codes) != len(items)):
+        raise Unreadable("the lists of the map are not of one length")
+    return ItemMap(_text(said, "bundle"), items, x, y, values, codes)
 
 
 def problem(said: Any, request_id: str | None = None) -> RecommendationError:

@@ -11,11 +11,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypedDict, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 from uuid import uuid4
 
 from . import answers
-from .answers import Accepted, Answer, Id, ItemState, LiveBundle, Reader, RecommendationError, WhyNot
+from .answers import (
+    Accepted,
+    Answer,
+    Attribute,
+    Id,
+    ItemMap,
+    ItemState,
+    KnownItem,
+    LiveBundle,
+    Reader,
+    RecommendationError,
+    WhyNot,
+)
 
 T = TypeVar("T")
 Moment = datetime | float  # a datetime with its zone, or seconds since 1970
@@ -153,6 +165,26 @@ def delete_item(item_id: Id) -> Call[ItemState]:
     return Call("DELETE", _item_path(item_id), answers.item_state)
 
 
+def search_items(text: str, limit: int | None) -> Call[list[KnownItem]]:
+    """Asks for items by what is written of them."""
+    return Call("GET", _with("/v1/items", q=text or None, limit=limit), answers.known_items)
+
+
+def look_up(items: Sequence[Id]) -> Call[list[KnownItem]]:
+    """Asks what is shown of items."""
+    return Call("POST", "/v1/items:lookup", answers.known_items, _json({"items": list(items)}))
+
+
+def attributes(values: int | None) -> Call[list[Attribute]]:
+    """Asks what is declared of items."""
+    return Call("GET", _with("/v1/attributes", values=values), answers.attributes)
+
+
+def item_map(limit: int | None, attribute: str | None) -> Call[ItemMap]:
+    """Asks where items stand."""
+    return Call("GET", _with("/v1/map", limit=limit, attribute=attribute), answers.item_map)
+
+
 def bundle() -> Call[LiveBundle]:
     """Asks for the bundle in use."""
     return Call("GET", "/v1/bundle", answers.bundle)
@@ -161,6 +193,11 @@ def bundle() -> Call[LiveBundle]:
 def ready() -> Call[bool]:
     """Asks whether recommendations can be asked for."""
     return Call("GET", "/readyz", lambda said: True, once=True)
+
+
+def _with(path: str, **parameters: Any) -> str:
+    said = urlencode({name: value for name, value in parameters.items() if value is not None})
+    return f"{path}?{said}" if said else path
 
 
 def _item_path(item_id: Id) -> str:

@@ -12,7 +12,19 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 
 from . import calls
-from .answers import Accepted, Answer, Id, ItemState, LiveBundle, RecommendationError, Unavailable, WhyNot
+from .answers import (
+    Accepted,
+    Answer,
+    Attribute,
+    Id,
+    ItemMap,
+    ItemState,
+    KnownItem,
+    LiveBundle,
+    RecommendationError,
+    Unavailable,
+    WhyNot,
+)
 from .attempts import Lost, Reply, Send, attempts
 from .calls import Call, Query, SimilarQuery, UserEvent
 from .connection import Settings, busy, late, lost, reply_of
@@ -95,6 +107,22 @@ class Client:
     def delete_item(self, item_id: Id) -> ItemState:
         """Takes an item out of all answers."""
         return self._call(calls.delete_item(item_id))
+
+    def search_items(self, text: str = "", *, limit: int | None = None) -> list[KnownItem]:
+        """Items that may be recommended by their id or words, best first; the most popular ones for an empty text."""
+        return self._call(calls.search_items(text, limit))
+
+    def look_up(self, items: Sequence[Id]) -> list[KnownItem]:
+        """What is shown of items, in their order; those that nobody knows are left out."""
+        return self._call(calls.look_up(items))
+
+    def attributes(self, *, values: int | None = None) -> list[Attribute]:
+        """What is declared of items, with up to so many common values of each."""
+        return self._call(calls.attributes(values))
+
+    def item_map(self, *, limit: int | None = None, attribute: str | None = None) -> ItemMap:
+        """Where the most popular items stand on a plane, and which value of an attribute of words each has."""
+        return self._call(calls.item_map(limit, attribute))
 
     def bundle(self) -> LiveBundle:
         """The bundle in use."""
@@ -210,6 +238,22 @@ class AsyncClient:
     async def delete_item(self, item_id: Id) -> ItemState:
         """Takes an item out of all answers."""
         return await self._call(calls.delete_item(item_id))
+
+    async def search_items(self, text: str = "", *, limit: int | None = None) -> list[KnownItem]:
+        """Items that may be recommended by their id or words, best first; the most popular ones for an empty text."""
+        return await self._call(calls.search_items(text, limit))
+
+    async def look_up(self, items: Sequence[Id]) -> list[KnownItem]:
+        """What is shown of items, in their order; those that nobody knows are left out."""
+        return await self._call(calls.look_up(items))
+
+    async def attributes(self, *, values: int | None = None) -> list[Attribute]:
+        """What is declared of items, with up to so many common values of each."""
+        return await self._call(calls.attributes(values))
+
+    async def item_map(self, *, limit: int | None = None, attribute: str | None = None) -> ItemMap:
+        """Where the most popular items stand on a plane, and which value of an attribute of words each has."""
+        return await self._call(calls.item_map(limit, attribute))
 
     async def bundle(self) -> LiveBundle:
         """The bundle in use."""

@@ -93,6 +93,11 @@ class Words:
         _, words, codes = self._encoded
         return [(words[code],) if code < len(words) else () for code in codes[rows].tolist()]
 
+    def counts(self, among: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """Every word, and how many of the items that bool [N] names have it, int64 [words]."""
+        _, words, codes = self._encoded
+        return words, np.bincount(codes[among], minlength=len(words) + 1)[: len(words)]
+
 
 class ManyWords:
     """Any number of texts an item.
@@ -136,6 +141,14 @@ class ManyWords:
         """The words of some rows, int [n]."""
         said = self._column.take(pa.array(rows, type=pa.int64())).to_pylist()
         return [tuple(word for word in words or () if word is not None) for words in said]
+
+    def counts(self, among: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """Every word, and how many of the items that bool [N] names have it, int64 [words]."""
+        vocabulary, rows, starts = self._occurrences
+        counted = among[rows]
+        counted[1:] &= (rows[1:] != rows[:-1]) | np.isin(np.arange(1, len(rows)), starts)  # a word twice counts once
+        passed = np.concatenate([[0], counted.cumsum()])
+        return list(vocabulary), passed[starts[1 : len(vocabulary) + 1]] - passed[starts[: len(vocabulary)]]
 
     def _rows(self, word: str) -> np.ndarray:
         """The rows that have a word, ascending."""

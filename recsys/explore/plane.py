@@ -9,6 +9,7 @@ import pandas as pd
 
 from recsys.explore.clusters import Clusters
 from recsys.explore.space import Space
+from recsys.plane import principal_plane
 
 
 def plane(
@@ -32,22 +33,11 @@ def plane(
     """
     if method not in ("pca", "umap"):
         raise ValueError(f"there is no map {method!r}; choose 'pca' or 'umap'")
-    places = _pca(space.unit_vectors) if method == "pca" else _umap(space, seed)
+    places = principal_plane(space.vectors).places(space.vectors) if method == "pca" else _umap(space, seed)
     frame = space.frame(np.arange(len(space)), x=places[:, 0], y=places[:, 1])
     if clusters is not None:
         frame = frame.assign(cluster=clusters.of, name=clusters.items["name"].to_numpy())
     return frame
-
-
-def _pca(vectors: np.ndarray) -> np.ndarray:
-    """float32 [N, 2]: along the two principal directions (Pearson 1901), each pointing where its largest entry does."""
-    centred = vectors - vectors.mean(axis=0)
-    _, directions = np.linalg.eigh(centred.T.astype(np.float64) @ centred)
-    axes = directions[:, ::-1][:, :2]
-    axes = axes * np.sign(np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], 0))
-    places = np.zeros((len(vectors), 2), dtype=np.float32)
-    places[:, : axes.shape[1]] = centred @ axes
-    return places
 
 
 def _umap(space: Space, seed: int) -> np.ndarray:

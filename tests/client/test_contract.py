@@ -15,10 +15,13 @@ from recsys.client import (
     Accepted,
     Answer,
     AsyncClient,
+    Attribute,
     Event,
     Fault,
     Item,
+    ItemMap,
     ItemState,
+    KnownItem,
     LiveBundle,
     Pull,
     Reason,
@@ -73,6 +76,8 @@ EXPLAINED_READ = Answer(
     ("diversity",),
 )
 ITEM_FEATURES = {"title": "One", "added": datetime(2026, 1, 2, tzinfo=UTC)}
+KNOWN = {"item_id": "i1", "attributes": {"title": "One"}, "available": True}
+KNOWN_READ = KnownItem("i1", {"title": "One"}, True)
 WHY_NOT = {
     "bundle": "b1",
     "item_id": "i9",
@@ -156,6 +161,49 @@ WHY_NOT = {
             ("DELETE", "/v1/items/i1", None),
             {"item_id": "i1", "available": False},
             ItemState("i1", False),
+        ),
+        (
+            lambda client: client.search_items("a & ü", limit=2),
+            ("GET", "/v1/items?q=a+%26+%C3%BC&limit=2", None),
+            {"bundle": "b1", "items": [KNOWN]},
+            [KNOWN_READ],
+        ),
+        (lambda client: client.search_items(), ("GET", "/v1/items", None), {"bundle": "b1", "items": []}, []),
+        (
+            lambda client: client.look_up([np.int64(1), "nope"]),
+            ("POST", "/v1/items:lookup", {"items": [1, "nope"]}),
+            {"bundle": "b1", "items": [KNOWN], "unknown_items": ["nope"]},
+            [KNOWN_READ],
+        ),
+        (
+            lambda client: client.attributes(values=1),
+            ("GET", "/v1/attributes?values=1", None),
+            {
+                "bundle": "b1",
+                "attributes": [
+                    {"name": "title", "kind": "text", "shown": True, "filterable": False},
+                    {
+                        "name": "brand",
+                        "kind": "categorical",
+                        "shown": False,
+                        "filterable": True,
+                        "distinct": 9,
+                        "values": [{"value": "Acme", "items": 7}],
+                    },
+                    {"name": "year", "kind": "numeric", "shown": True, "filterable": True, "least": 1, "most": 2.5},
+                ],
+            },
+            [
+                Attribute("title", "text", True, False),
+                Attribute("brand", "categorical", False, True, (("Acme", 7),), 9),
+                Attribute("year", "numeric", True, True, least=1, most=2.5),
+            ],
+        ),
+        (
+            lambda client: client.item_map(limit=2, attribute="brand"),
+            ("GET", "/v1/map?limit=2&attribute=brand", None),
+            {"bundle": "b1", "items": [1, "b"], "x": [3, 4], "y": [5, 6], "values": ["Acme"], "codes": [0, -1]},
+            ItemMap("b1", (1, "b"), (3, 4), (5, 6), ("Acme",), (0, -1)),
         ),
         (
             lambda client: client.bundle(),
@@ -308,6 +356,10 @@ def test_the_real_application_is_asked_and_read() -> None:
             assert answer.items[0].attributes["genres"] == ["Drama", "War"]
             assert stand_in.calls[-1]["history"][1].timestamp == 12_000
             assert await client.bundle() == LiveBundle("toy-1", {"items": 50})
+            assert [one.item_id for one in await client.search_items("14")] == ["ï14"]
+            assert [one.item_id for one in await client.look_up(["ï2", "nope"])] == ["ï2"]
+            assert (await client.attributes())[1].values == (("Drama", 50), ("War", 50))
+            assert len((await client.item_map(limit=9, attribute="genres")).codes) == 9
             assert await client.ready()
             with pytest.raises(RecommendationError, match=r"k: .*less than or equal to 20, got 21") as caught:
                 await client.recommend(k=21)

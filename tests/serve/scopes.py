@@ -19,6 +19,10 @@ NEEDS: dict[tuple[str, str], str | None] = {
     ("GET", "/v1/items/{item_id}/similar"): "read",
     ("POST", "/v1/similar"): "read",
     ("POST", "/v1/why-not"): "read",
+    ("GET", "/v1/items"): "read",
+    ("POST", "/v1/items:lookup"): "read",
+    ("GET", "/v1/attributes"): "read",
+    ("GET", "/v1/map"): "read",
     ("GET", "/v1/bundle"): "read",
     ("POST", "/v1/events"): "write",
     ("PUT", "/v1/items/{item_id}"): "write",
@@ -28,6 +32,8 @@ NEEDS: dict[tuple[str, str], str | None] = {
     ("GET", "/readyz"): None,
     ("GET", "/docs"): None,
     ("GET", "/openapi.json"): None,
+    ("GET", "/"): None,
+    ("GET", "/ui/app.js"): None,
 }
 HOLDERS = ("nobody", "stranger", "read", "write", "admin")
 STRANGERS = "recsys_aaaaaaaa_" + "x" * 43

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from recsys.answers import NO_RULES, Pull, Reason, WhyNot
+from recsys.attributes import FilterError
+from recsys.browse import MAP_SIDE, Declared, ItemMap, Known
 from recsys.ids import Id, IdMap
 from recsys.live import FeatureError
 from recsys.online.store import LiveItem, StoredEvent
@@ -35,6 +37,7 @@ class StandIn:
         self.calls: list[dict[str, Any]] = []
         self.live = SimpleNamespace(checked=_checked, row=self.items.row, ignored=())
         self.gone: tuple[Id, ...] = ()
+        self.browse = StandInBrowse(self)
 
     def warm(self) -> None:
         pass
@@ -155,6 +158,42 @@ class StandIn:
             for rank, (item_id, score) in enumerate(found, start=1)
         ]
         return Answer(self.bundle.id, strategy, items, unknown)
+
+
+class StandInBrowse:
+    """Looks at a stand-in's items; a text is found in titles, and the only attribute to tell apart by is genres."""
+
+    def __init__(self, of: StandIn) -> None:
+        self._of = of
+
+    def search(self, text: str = "", *, limit: int = 10) -> list[Known]:
+        ids = self._of.items.array.to_pylist()
+        return [self._known(item_id) for item_id in ids if text in f"Item {item_id}"][:limit]
+
+    def look_up(self, ids: Sequence[Id]) -> tuple[list[Known], list[Id]]:
+        known = [item_id for item_id in ids if self._of.items.row(item_id) is not None]
+        return [self._known(item_id) for item_id in known], [item_id for item_id in ids if item_id not in known]
+
+    def attributes(self, *, values: int = 20) -> list[Declared]:
+        count = len(self._of.items)
+        return [
+            Declared("title", "text", True, False),
+            Declared("genres", "multi", True, True, 2, (("Drama", count), ("War", count))[:values]),
+            Declared("year", "numeric", False, True, least=1990, most=2000.5),
+        ]
+
+    def map(self, *, limit: int = 50_000, attribute: str | None = None) -> ItemMap:
+        if attribute not in (None, "genres"):
+            raise FilterError(f"there is no attribute {attribute!r} to filter by; valid: genres")
+        ids = self._of.items.array.to_pylist()[:limit]
+        rows = np.arange(len(ids), dtype=np.int32)
+        x, y = 7919 * rows % (MAP_SIDE + 1), 6007 * rows % (MAP_SIDE + 1)
+        if attribute is None:
+            return ItemMap(ids, x, y, (0.5, 0.25))
+        return ItemMap(ids, x, y, (0.5, 0.25), ("Drama", "War"), rows % 3 - 1)
+
+    def _known(self, item_id: Id) -> Known:
+        return Known(item_id, {"title": f"Item {item_id}", "genres": ["Drama", "War"]}, item_id not in self._of.gone)
 
 
 class StandInStore:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +19,7 @@ from serve.asgi import Application
 from serve.observer import Observer
 from serve.schemas import Limits
 from serve.service import Service
-from tests.serve.asking import Reply, ask
+from tests.serve.asking import Reply, ask, asked
 from tests.serve.stand_in import StandIn
 
 USER = "/v1/users/u3/recommendations"
@@ -177,9 +179,22 @@ VALID: list[tuple[str, str, Any]] = [
     ("POST", "/v1/recommendations", {"history": ["i 1", {"item_id": "ï2", "timestamp": "2024-01-01"}, "zzz"]}),
     ("POST", "/v1/recommendations", {"filter": {"genres": "War"}}),
 ]
+LOOKS: list[tuple[str, str, Any, str]] = [
+    ("GET", "/v1/items", b"", "ItemsBody"),
+    ("GET", "/v1/items?q=%C3%AF&limit=3", b"", "ItemsBody"),
+    ("GET", f"/v1/items?q={'x' * 201}", b"", "Problem"),
+    ("GET", "/v1/items?limit=21", b"", "Problem"),
+    ("POST", "/v1/items:lookup", {"items": ["i 1", "nope", 7]}, "ItemsBody"),
+    ("POST", "/v1/items:lookup", {"items": ["i 1"] * 6}, "Problem"),
+    ("GET", "/v1/attributes", b"", "AttributesBody"),
+    ("GET", "/v1/attributes?values=1", b"", "AttributesBody"),
+    ("GET", "/v1/map", b"", "MapBody"),
+    ("GET", "/v1/map?limit=7&attribute=genres", b"", "MapBody"),
+    ("GET", "/v1/map?attribute=title", b"", "Problem"),
+]
 
 
-@pytest.mark.parametrize(("method", "target", "body"), VALID)
+@pytest.mark.parametrize(("method", "target", "body"), [*VALID, *(look[:3] for look in LOOKS if look[3] != "Problem")])
 def test_the_lean_way_answers_as_the_fastapi_that_documents_it(
     app: Application, service: Service, method: str, target: str, body: Any
 ) -> None:
@@ -200,10 +215,14 @@ def test_the_documentation_is_there_and_every_problem_is_documented_as_one(app: 
         "/healthz",
         "/metrics",
         "/readyz",
+        "/v1/attributes",
         "/v1/bundle",
         "/v1/events",
+        "/v1/items",
         "/v1/items/{item_id}",
         "/v1/items/{item_id}/similar",
+        "/v1/items:lookup",
+        "/v1/map",
         "/v1/recommendations",
         "/v1/recommendations:batch",
         "/v1/similar",
@@ -232,6 +251,51 @@ def test_answers_and_problems_are_as_documented(app: Application, method: str, t
     assert_documented_as(app, reply, "AnswerBody" if reply.status == 200 else "Problem")
     if reply.status == 200:
         AnswerBody.model_validate(reply.json)
+
+
+@pytest.mark.parametrize(("method", "target", "body", "name"), LOOKS)
+def test_what_is_looked_at_is_as_documented(app: Application, method: str, target: str, body: Any, name: str) -> None:
+    reply = ask(app, method, target, body)
+    assert (reply.status == 200) == (name != "Problem"), reply.body
+    assert_documented_as(app, reply, name)
+
+
+def test_items_are_searched_and_looked_up_and_the_map_is_of_one_length(app: Application) -> None:
+    found = ask(app, "GET", "/v1/items?q=4&limit=2").json
+    assert found == {
+        "bundle": "toy-1",
+        "items": [
+            {
+                "item_id": item_id,
+                "attributes": {"title": f"Item {item_id}", "genres": ["Drama", "War"]},
+                "available": True,
+            }
+            for item_id in ("i 4", "ï14")
+        ],
+    }
+    looked_up = ask(app, "POST", "/v1/items:lookup", {"items": ["nope", "i 4"]}).json
+    assert looked_up == {"bundle": "toy-1", "items": found["items"][:1], "unknown_items": ["nope"]}
+    said = ask(app, "GET", "/v1/map?limit=7&attribute=genres").json
+    assert {len(said[name]) for name in ("items", "x", "y", "codes")} == {7}
+    assert (said["values"], said["codes"][:3], said["explained"]) == (["Drama", "War"], [-1, 0, 1], [0.5, 0.25])
+    assert "codes" not in ask(app, "GET", "/v1/map").json
+
+
+def test_who_looks_waits_behind_others_who_look_and_not_before_recommendations(
+    app: Application, stand_in: StandIn
+) -> None:
+    release = threading.Event()
+    stand_in.browse.search = lambda *_, **__: release.wait(5) and []  # type: ignore[assignment]
+
+    async def run() -> None:
+        looks = [asyncio.create_task(asked(app, "GET", "/v1/items")) for _ in range(17)]
+        await asyncio.sleep(0.05)
+        assert (await asked(app, "POST", "/v1/recommendations", {"history": ["i 1"]})).status == 200
+        release.set()
+        statuses = sorted([(await look).status for look in looks])
+        assert statuses == [200] * 16 + [503]
+
+    asyncio.run(run())
 
 
 def test_the_documented_bounds_are_those_that_hold(app: Application) -> None:

@@ -127,7 +127,7 @@ def test_every_documented_route_is_in_the_table(service: Service) -> None:
     ("method", "path", "needs"),
     [
         ("GET", "/nowhere", "read"),
-        ("GET", "/", "read"),
+        ("GET", "/ui", "read"),
         ("GET", "/v1/events", "read"),
         ("HEAD", "/v1/bundle", "read"),
         ("OPTIONS", "/v1/recommendations", "read"),

@@ -21,6 +21,7 @@ import pytest
 from recsys.registry import Registry
 from serve.__main__ import main
 from serve.local import end_processes_of, own_folder, processes_of
+from serve.page import HEADERS, files
 from tests.toy import RING, ring_lengths
 
 PATIENCE_S = 150  # a busy machine starts Ray's dozen processes slowly
@@ -146,6 +147,18 @@ def test_errors_come_through_the_proxy_as_problems(running: Running) -> None:
         assert (status, said["status"], headers["content-type"]) == (expected, expected, "application/problem+json")
         assert headers.get_all("x-request-id") == ["r-1"]
     assert "'no/such'" in running.ask("/v1/items/no%2Fsuch/similar")[1]["detail"]
+
+
+def test_the_page_comes_through_the_proxy_as_it_is_and_is_not_sent_twice(running: Running) -> None:
+    address = f"http://127.0.0.1:{running.port}/"
+    with urllib.request.urlopen(address, timeout=20) as answer:
+        assert (answer.headers["content-type"], answer.read()) == ("text/html; charset=utf-8", files()["/"].body)
+        assert {name: answer.headers[name] for name in HEADERS} == HEADERS
+        tag = answer.headers["etag"]
+    with pytest.raises(urllib.error.HTTPError) as again:
+        urllib.request.urlopen(urllib.request.Request(address, headers={"If-None-Match": tag}), timeout=20)
+    assert again.value.code == 304
+    assert running.ask("/ui/..%2fpage.py")[0] == 404
 
 
 def test_nothing_that_answers_without_a_secret_listens_beyond_this_machine(running: Running) -> None:

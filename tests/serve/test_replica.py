@@ -53,6 +53,18 @@ def test_it_starts_with_rules_of_its_own(toy_registry: Registry) -> None:
     asyncio.run(run())
 
 
+def test_the_page_is_there_unless_it_is_turned_off(toy_registry: Registry) -> None:
+    async def run(page: bool) -> int:
+        replica = Replica(Settings(registry=str(toy_registry.path), page=page))
+        await replica.start()
+        status = (await asked(replica.application(), "GET", "/")).status
+        await replica.close()
+        return status
+
+    assert asyncio.run(run(True)) == 200
+    assert asyncio.run(run(False)) == 404
+
+
 def test_a_store_that_would_lose_events_is_refused(toy_registry: Registry, tmp_path: Path) -> None:
     server = Server(tmp_path)  # with Redis's own settings, which keep nothing on the disk
 

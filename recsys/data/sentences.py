@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from recsys.artifacts import ArtifactError
+from recsys.artifacts import MANIFEST, ArtifactError
 from recsys.data.text_cache import TextCache
 
 MODELS, CACHE = "RECSYS_TEXT_MODELS", "RECSYS_TEXT_CACHE"  # environment variables, each a folder
 _MARK = "modules.json"  # what every sentence-transformers folder holds
 _CONTENT = (".json", ".txt", ".model", ".safetensors")  # what makes a model; not a README
+_ABOUT = (MANIFEST,)  # says when it was made, too
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 _BATCH = 64
 _LOCK = threading.Lock()  # tokenizers keep what a call sets: one text at a time
@@ -79,7 +80,7 @@ def _digest(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
     _refuse_unsafe(folder, files)
     digest = hashlib.sha256()
     for file in files:
-        if file.suffix in _CONTENT:
+        if file.suffix in _CONTENT and file.name not in _ABOUT:
             name = file.relative_to(folder).as_posix()
             with open(file, "rb") as opened:
                 digest.update(f"{name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\0".encode())
@@ -132,12 +133,12 @@ class SentenceModel:
                 f"trained with ({digest[:12]}); put that one back, or train in full with this one"
             )
         if loaded:
-            load(self.folder, self.digest)
+            _shared(self.folder, self.digest)
 
     @property
     def width(self) -> int:
         """Numbers in a vector."""
-        return int(load(self.folder, self.digest).get_embedding_dimension())
+        return int(_shared(self.folder, self.digest).get_embedding_dimension())
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """The vectors of texts, of length 1, float32 [n, width]; each distinct text is computed once, ever."""
@@ -158,7 +159,7 @@ class SentenceModel:
 
     def _computed(self, texts: Sequence[str]) -> np.ndarray:
         with _LOCK:
-            vectors = load(self.folder, self.digest).encode(
+            vectors = _shared(self.folder, self.digest).encode(
                 list(texts), batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False
             )
         return np.asarray(vectors, dtype=np.float32)
@@ -174,8 +175,13 @@ def cache_folder() -> Path | None:
 
 
 @lru_cache(maxsize=2)
-def load(folder: Path, digest: str) -> Any:
-    """The model itself, in evaluation mode on the CPU; loaded once a digest, from this disk alone.
+def _shared(folder: Path, digest: str) -> Any:
+    """A model that nobody changes, loaded once a digest."""
+    return loaded(folder)
+
+
+def loaded(folder: Path) -> Any:
+    """The model itself, in evaluation mode on the CPU, from this disk alone.
 
     Raises:
         SentenceModelError: sentence-transformers is not installed, or cannot read it.

@@ -1,4 +1,4 @@
-"""Pairs of items to learn from, mined from the training part of a log: together, and near in text but never together."""
+"""Pairs of items to learn from, mined from training: taken together, and near in text but never taken together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning a sentence encoder on pairs: contrastive, one step at a time, gone on with from where it was stopped."""
+"""Fine-tuning a sentence encoder on pairs, by contrast; a run that was stopped goes on from where it was."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys.adapt.pairs import Mining, Pairs, mined, together
-from recsys.artifacts import ArtifactError, drafting, digest_of, writing
+from recsys.artifacts import ArtifactError, digest_of, drafting, writing
 from recsys.data.dataset import Dataset
 from recsys.data.sentences import SentenceModel, loaded
 from recsys.data.split import GivenSplit, LeaveOneOut, TimeSplit, described
@@ -70,7 +70,7 @@ def adapt(
     feature: str | None = None,
     split: TimeSplit | LeaveOneOut | GivenSplit | None = None,
     mining: Mining = Mining(),  # noqa: B008 (frozen)
-    learning: Learning = Learning(),  # noqa: B008 (frozen)
+    learning: Learning = Learning(),
     tell: Tell = print,
 ) -> Path:
     """Tunes a sentence encoder to what is taken together, and writes it as a folder that a schema can name.
@@ -155,7 +155,8 @@ def false_negatives(
     positive in its own place.
 
     Args:
-        anchor, positive: int64 [B], item rows.
+        anchor: int64 [B], item rows.
+        positive: int64 [B], item rows.
         others: int64 [M], item rows, of which the first B are the positives.
         counts: of `together`.
         codes: int64 [N], the same for items with the same text.

@@ -147,7 +147,9 @@ class Schema:
         for name, entity in (("items", self.items), ("users", self.users)):
             if entity is not None:
                 features = {
-                    f.name: {k: v for k, v in dataclasses.asdict(f).items() if k != "name"} for f in entity.features
+                    # Without the model where there is none, as datasets said it before there were any.
+                    f.name: {k: v for k, v in vars(f).items() if k != "name" and (k, v) != ("model", None)}
+                    for f in entity.features
                 }
                 said[name] = {"id": entity.id, "features": features}
         return said

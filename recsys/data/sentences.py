@@ -129,8 +129,8 @@ class SentenceModel:
         self.digest = digest_of_model(self.folder)
         if digest is not None and self.digest != digest:
             raise SentenceModelError(
-                f"the sentence model {name!r} in {self.folder} is another one ({self.digest[:12]}) than the towers were "
-                f"trained with ({digest[:12]}); put that one back, or train in full with this one"
+                f"the sentence model {name!r} in {self.folder} is another one ({self.digest[:12]}) than the towers "
+                f"were trained with ({digest[:12]}); put that one back, or train in full with this one"
             )
         if loaded:
             _shared(self.folder, self.digest)

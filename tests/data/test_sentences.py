@@ -97,7 +97,9 @@ def test_a_model_is_known_by_its_content(model, tmp_path):
     changed[-1] ^= 1
     (copy / "model.safetensors").write_bytes(changed)
     assert digest_of_model(copy) != digest_of_model(model)
-    with pytest.raises(SentenceModelError, match="is another one .* than the towers were trained with .* put that one"):
+    with pytest.raises(
+        SentenceModelError, match=r"is another one .* than the towers were trained with .* put that one"
+    ):
         SentenceModel(str(copy), digest_of_model(model))
 
 
@@ -110,7 +112,7 @@ def test_a_package_may_carry_one(model, tmp_path, monkeypatch):
 
 
 def test_a_machine_may_keep_models_elsewhere(model, monkeypatch):
-    with pytest.raises(SentenceModelError, match="'no/such/model' is not here: .* let RECSYS_TEXT_MODELS name"):
+    with pytest.raises(SentenceModelError, match=r"'no/such/model' is not here: .* let RECSYS_TEXT_MODELS name"):
         folder_of("no/such/model")
     monkeypatch.setenv(sentences.MODELS, str(model.parent))
     assert folder_of("no/such/model") == model
@@ -192,10 +194,10 @@ def test_a_warm_start_wants_the_same_model(model, tmp_path):
     encoder, table = fitted(model, ["blue shoe"])
     known = np.ones(1, dtype=bool)
     assert encoder.grown((Feature("it", "text", model=str(model)),), table, known).learnt == encoder.learnt
-    with pytest.raises(ValueError, match="was read by the model .* and is now by hashed n-grams"):
+    with pytest.raises(ValueError, match=r"was read by the model .* and is now by hashed n-grams"):
         encoder.grown((Feature("it", "text"),), table, known)
     other = tiny_model.write(tmp_path / "other", seed=1)
-    with pytest.raises(ValueError, match="was read by the model .* and is now by the model"):
+    with pytest.raises(ValueError, match=r"was read by the model .* and is now by the model"):
         encoder.grown((Feature("it", "text", model=str(other)),), table, known)
 
 

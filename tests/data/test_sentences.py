@@ -97,9 +97,7 @@ def test_a_model_is_known_by_its_content(model, tmp_path):
     changed[-1] ^= 1
     (copy / "model.safetensors").write_bytes(changed)
     assert digest_of_model(copy) != digest_of_model(model)
-    with pytest.raises(
-        SentenceModelError, match=r"is another one .* than the towers were trained with"
-    ):
+    with pytest.raises(SentenceModelError, match=r"is another one .* than the towers were trained with"):
         SentenceModel(str(copy), digest_of_model(model))
 
 

@@ -142,7 +142,7 @@ def test_pairs_by_hand(tmp_path):
     titles = {name: f"title {name}" for name in "abcdefg"}
     data = dataset(tmp_path, users, titles=titles)
     names = data.item_ids.array.to_pylist()
-    degrees = dict(a=0, b=40, c=10, d=20, e=50, f=90, g=1)
+    degrees = {"a": 0, "b": 40, "c": 10, "d": 20, "e": 50, "f": 90, "g": 1}
     vectors = unit(*(degrees[name] for name in names))
     texts = data.item_features().column("title").to_pylist()
     pairs = mined(data, everything(data), texts, vectors, Mining(window=1, least=2, negatives=2, below=0.95))
@@ -160,19 +160,20 @@ def test_pairs_by_hand(tmp_path):
 
 
 def test_the_same_text_is_neither_pair_nor_negative(tmp_path):
-    titles = dict(a="same", b="same", c="other", d="same", e="last")
+    titles = {"a": "same", "b": "same", "c": "other", "d": "same", "e": "last"}
     data = dataset(tmp_path, {"u": "abc", "v": "abc", "w": "ed"}, titles=titles)
     names = data.item_ids.array.to_pylist()
-    vectors = unit(*(dict(a=0, b=0, c=5, d=0, e=80)[name] for name in names))
+    vectors = unit(*({"a": 0, "b": 0, "c": 5, "d": 0, "e": 80}[name] for name in names))
     pairs = mined(data, everything(data), data.item_features().column("title").to_pylist(), vectors, Mining(window=2))
-    said = {(names[a], names[p]): names[n] for a, p, (n,) in zip(pairs.anchor, pairs.positive, pairs.negative)}
+    some = zip(pairs.anchor, pairs.positive, pairs.negative, strict=True)
+    said = {(names[a], names[p]): names[n] for a, p, (n,) in some}
     assert said == {("a", "c"): "e", ("b", "c"): "e", ("c", "a"): "e", ("c", "b"): "e"}
 
 
 def test_what_cannot_be_asked_is_refused():
-    with pytest.raises(ValueError, match="mining.window is 0; give at least 1"):
+    with pytest.raises(ValueError, match=r"mining.window is 0; give at least 1"):
         Mining(window=0)
-    with pytest.raises(ValueError, match="mining.below is 2; choose a share above 0, up to 1"):
+    with pytest.raises(ValueError, match=r"mining.below is 2; choose a share above 0, up to 1"):
         Mining(below=2)
     with pytest.raises(ValueError, match="a pair alone has nothing to be told from"):
         Learning(batch=1)
@@ -262,7 +263,8 @@ class Stopped(Exception):
 
 
 def test_a_run_that_was_stopped_ends_as_the_undisturbed_one(encoder, shop, tiny, tmp_path, monkeypatch):
-    own, told = tuning.contrast, []
+    own = tuning.contrast
+    told: list[str] = []
     calls = iter(range(1000))
 
     def stopped(*given):

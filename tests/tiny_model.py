@@ -14,7 +14,8 @@ def write(folder: Path, seed: int = 0) -> Path:
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel
+    from transformers.models.bert.tokenization_bert import BertTokenizer
 
     body = folder.with_name(f"{folder.name}.body")
     body.mkdir(parents=True)
@@ -31,7 +32,7 @@ def write(folder: Path, seed: int = 0) -> Path:
         initializer_range=0.5,  # so that texts differ
     )
     BertModel(config).save_pretrained(body)
-    BertTokenizerFast(vocab={word: code for code, word in enumerate(words)}, model_max_length=64).save_pretrained(body)
+    BertTokenizer(vocab={word: code for code, word in enumerate(words)}, model_max_length=64).save_pretrained(body)
     made = SentenceTransformer(modules=[Transformer(str(body), max_seq_length=64), Pooling(WIDTH)], device="cpu")
     made.save(str(folder), create_model_card=False)
     return folder

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from threadpoolctl import threadpool_limits  # type: ignore[import-not-found]
+from threadpoolctl import threadpool_limits
 
 PARTS = ("validation", "test")
 Answer = Callable[["Histories"], np.ndarray]
@@ -142,7 +142,7 @@ def ials(
     asked: Asked, *, factors: int, regularization: float, alpha: float, iterations: int, seed: int, threads: int
 ) -> Answer:
     """Implicit-feedback ALS of the library `implicit`; a query's vector is solved for from its history."""
-    from implicit.cpu.als import AlternatingLeastSquares  # type: ignore[import-not-found]
+    from implicit.cpu.als import AlternatingLeastSquares
 
     model = AlternatingLeastSquares(
         factors, regularization, alpha, iterations=iterations, num_threads=threads, random_state=seed

@@ -229,7 +229,8 @@ def test_what_was_written_is_read(tmp_path):
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.dictionaries(st.text(max_size=20), st.integers(0, 99), max_size=8), max_size=5))
 def test_a_cache_is_a_dictionary(tmp_path_factory, written):
-    folder, twin = tmp_path_factory.mktemp("cache"), {}
+    folder = tmp_path_factory.mktemp("cache")
+    twin: dict[str, int] = {}
     for some in written:
         with TextCache.at(folder, "m") as cache:
             cache.write({text: vector(number) for text, number in some.items()})

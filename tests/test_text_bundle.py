@@ -1,4 +1,4 @@
-"""The whole way with a sentence model: trained, sealed, opened where the model is, asked by text, refused without it."""
+"""The whole way with a sentence model: trained, sealed, opened where the model is, asked by text, else refused."""
 
 import importlib.util
 import shutil
@@ -84,7 +84,7 @@ def test_without_the_model_the_bundle_says_which_and_what_to_do(made, tmp_path, 
     moved = tmp_path / "kept" / "encoder"
     shutil.move(made / "encoder", moved)
     try:
-        with pytest.raises(ArtifactError, match=r"sentence model '.*encoder' is not here: .* or let RECSYS_TEXT_MODELS"):
+        with pytest.raises(ArtifactError, match=r"'.*encoder' is not here: .* or let RECSYS_TEXT_MODELS"):
             Bundle.open(made / "bundle")
         monkeypatch.setenv(sentences.MODELS, str(moved.parent))
         Bundle.open(made / "bundle")

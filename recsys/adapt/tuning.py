@@ -23,6 +23,7 @@ from recsys.artifacts import ArtifactError, digest_of, drafting, writing
 from recsys.data.dataset import Dataset
 from recsys.data.sentences import SentenceModel, loaded
 from recsys.data.split import GivenSplit, LeaveOneOut, TimeSplit, described
+from recsys.train import bf16_pays
 
 KIND, FORMAT_VERSION = "sentence-model", 1
 Tell = Callable[[str], None]
@@ -143,7 +144,9 @@ def contrast(anchor_BD: Tensor, other_MD: Tensor, false_BM: Tensor, temperature:
         temperature: τ.
     """
     score_BM = (anchor_BD @ other_MD.T).float() / temperature
-    return F.cross_entropy(score_BM.masked_fill(false_BM, -math.inf), torch.arange(len(anchor_BD)))
+    return F.cross_entropy(
+        score_BM.masked_fill(false_BM, -math.inf), torch.arange(len(anchor_BD), device=anchor_BD.device)
+    )
 
 
 def false_negatives(
@@ -188,7 +191,7 @@ def tune(
     """
     codes = np.unique([text or "" for text in texts], return_inverse=True)[1]
     steps = learning.steps or math.ceil(len(pairs) / learning.batch)
-    model = loaded(parent.folder)
+    model = loaded(parent.folder).to("cuda" if torch.cuda.is_available() else "cpu")
     if learning.max_tokens is not None:
         longest, model.max_seq_length = model.max_seq_length, learning.max_tokens
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning.learning_rate, weight_decay=0.01)
@@ -201,7 +204,7 @@ def tune(
         anchor, positive, hard = pairs.anchor[chosen], pairs.positive[chosen], pairs.negative[chosen].ravel()
         others = np.concatenate([positive, hard[hard >= 0]])
         vectors = _embedded(model, [texts[row] for row in (*anchor, *others)])
-        false = torch.from_numpy(false_negatives(anchor, positive, others, counts, codes))
+        false = torch.from_numpy(false_negatives(anchor, positive, others, counts, codes)).to(vectors.device)
         loss = contrast(vectors[: len(anchor)], vectors[len(anchor) :], false, learning.temperature)
         rate = min((step + 1) / max(1, steps / 10), (steps - step) / max(1, steps * 0.9), 1.0)
         for group in optimizer.param_groups:
@@ -220,7 +223,7 @@ def tune(
             _keep(model, optimizer, step + 1, progress, said)
     if learning.max_tokens is not None:
         model.max_seq_length = longest
-    return model.eval(), steps
+    return model.cpu().eval(), steps
 
 
 def _batch(count: int, learning: Learning, step: int) -> np.ndarray:
@@ -235,18 +238,11 @@ def _embedded(model: Any, texts: Sequence[str | None]) -> Tensor:
     """The vectors of texts, of length 1, with their gradient; each distinct text is read once."""
     distinct = list(dict.fromkeys(texts))
     place = {text: at for at, text in enumerate(distinct)}
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16_pays()):
-        vectors = model(model.preprocess(distinct))["sentence_embedding"]
+    device = next(model.parameters()).device
+    read = {name: values.to(device) for name, values in model.preprocess(distinct).items() if torch.is_tensor(values)}
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16_pays()):
+        vectors = model(read)["sentence_embedding"]
     return F.normalize(vectors.float(), dim=-1)[[place[text] for text in texts]]
-
-
-def bf16_pays() -> bool:
-    """Whether this processor multiplies bfloat16 faster than float32."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def _resumed(model: Any, optimizer: torch.optim.Optimizer, progress: Path, said: dict[str, Any], tell: Tell) -> int:

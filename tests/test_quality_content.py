@@ -1,6 +1,7 @@
 """Content kNN by hand, and what the cold rows aim at."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +34,8 @@ def test_scores_are_sums_of_cosines_with_the_history(make):
 
 def test_tf_idf_by_hand():
     features = pa.table({"title": ["Red shoe", "red sock", None], "tags": [["a"], None, ["a", "b"]]})
-    made = tf_idf(SimpleNamespace(item_features=lambda: features)).toarray()
+    items: Any = SimpleNamespace(item_features=lambda: features)
+    made = tf_idf(items).toarray()
     # "shoe", "sock" and "tags=b" stand once and are left out; "red" and "tags=a" stand twice each, and weigh the same.
     half = 0.5**0.5
     assert made.shape == (3, 2)

@@ -142,7 +142,7 @@ def ials(
     asked: Asked, *, factors: int, regularization: float, alpha: float, iterations: int, seed: int, threads: int
 ) -> Answer:
     """Implicit-feedback ALS of the library `implicit`; a query's vector is solved for from its history."""
-    from implicit.cpu.als import AlternatingLeastSquares
+    from implicit.cpu.als import AlternatingLeastSquares  # type: ignore[import-not-found]
 
     model = AlternatingLeastSquares(
         factors, regularization, alpha, iterations=iterations, num_threads=threads, random_state=seed

@@ -119,7 +119,9 @@ class Bundle:
         item_ids, user_ids = IdMap.load(path / "item_ids.arrow"), IdMap.load(path / "user_ids.arrow")
         item_vectors = array("item_vectors")
         item_table = _features(path, "item_features", len(item_ids))
-        user_encoder = FeatureEncoder.from_dict(said["user_encoder"])
+        item_encoder, user_encoder = (FeatureEncoder.from_dict(said[f"{name}_encoder"]) for name in ("item", "user"))
+        for encoder in (item_encoder, user_encoder):
+            encoder.load_models()  # what a bundle needs beside itself must be here before it may answer
         bundle = cls(
             path=path,
             manifest=manifest,
@@ -138,7 +140,7 @@ class Bundle:
             attributes=Attributes(schema.items, item_table, len(item_ids)),
             index=Index.load(path / "index.faiss", num_items=len(item_ids), dimension=towers.architecture.dimension),
             trained=np.load(path / "trained.npy"),
-            item_encoder=FeatureEncoder.from_dict(said["item_encoder"]),
+            item_encoder=item_encoder,
             user_encoder=user_encoder,
         )
         bundle._refuse_misfits()

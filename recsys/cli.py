@@ -20,6 +20,7 @@ Training  fit         train the two towers; Lightning CLI, as are the next three
           predict     every user's top k, to Parquet
           evaluate    full report of a checkpoint beside the baselines
           tune        search a configuration's space on the validation part
+          adapt       tune a sentence encoder to what is taken together
 Bundles   bundle      seal | list | show | diff | compare | align | log | verify | promote | rollback | prune
           index       advise: which index these vectors want
           doctor      look into a bundle: duplicates, clusters, outliers, collapse, drift, leaks
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "bundle": _bundle,
         "index": _index,
         "tune": _tune,
+        "adapt": _adapt,
         "serve": _serve,
     }
     try:
@@ -170,6 +172,12 @@ def _index(arguments: list[str]) -> None:
 
 def _tune(arguments: list[str]) -> None:
     from recsys.tune.command import main
+
+    main(arguments)
+
+
+def _adapt(arguments: list[str]) -> None:
+    from recsys.adapt.command import main
 
     main(arguments)
 

@@ -40,6 +40,8 @@ def figures(row: Row) -> list[dict[str, Any]]:
         if len(values) == 1 and cut is None:
             half = at(ours[0])["half_width"][metric]
         best = max(others, key=lambda result: value(result, metric), default=None)
+        if row.above is not None and best is not None:
+            target = row.above * value(best, metric)
         rows.append(
             {
                 "row": row.name,

@@ -35,6 +35,8 @@ class Feature:
         unit: for `timestamp`, seconds, milliseconds or microseconds since 1970, or ISO 8601 text.
         embed: whether the tower uses it.
         show: whether the service returns it with each item.
+        model: for `text`, the sentence-transformers model that reads it, by folder or installed package (docs/text.md);
+            hashed n-grams if left out.
     """
 
     name: str
@@ -44,12 +46,15 @@ class Feature:
     unit: TimeUnit = "s"
     embed: bool = True
     show: bool = False
+    model: str | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
             raise SchemaError("a feature has an empty name; give it one")
         _one_of(self.kind, FEATURE_KINDS, f"the kind of feature {self.name!r}")
         _one_of(self.unit, TIME_UNITS, f"the unit of feature {self.name!r}")
+        if self.model is not None and self.kind != "text":
+            raise SchemaError(f"feature {self.name!r} is {self.kind} and has a model; only text is read by one")
         if not self.column:
             object.__setattr__(self, "column", self.name)
 
@@ -142,7 +147,9 @@ class Schema:
         for name, entity in (("items", self.items), ("users", self.users)):
             if entity is not None:
                 features = {
-                    f.name: {k: v for k, v in dataclasses.asdict(f).items() if k != "name"} for f in entity.features
+                    # Without the model where there is none, as datasets said it before there were any.
+                    f.name: {k: v for k, v in vars(f).items() if k != "name" and (k, v) != ("model", None)}
+                    for f in entity.features
                 }
                 said[name] = {"id": entity.id, "features": features}
         return said

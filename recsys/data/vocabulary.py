@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.data.schema import Feature
+from recsys.data.sentences import SentenceModel
 
 UNKNOWN = 0  # the code of a missing value, and of one that training never saw
 MAX_VALUES = 16  # of a multi-valued feature, the first this many count
@@ -42,7 +43,8 @@ class FeatureEncoder:
 
     Args:
         features: the declared features, those with `embed` only.
-        learnt: a feature's name to what was learnt of it: `vocabulary`, or `mean` and `std`, or `dimension`.
+        learnt: a feature's name to what was learnt of it: `vocabulary`, or `mean` and `std`, or `dimension`, and
+            of text that a sentence model reads also the `model`, the digest of its content.
     """
 
     features: tuple[Feature, ...]
@@ -73,12 +75,16 @@ class FeatureEncoder:
             known: bool [rows], the rows to learn from.
 
         Raises:
-            ValueError: a feature came, went or is of another kind, or its vectors are of another length.
+            ValueError: a feature came, went or is of another kind, its vectors are of another length, or another
+                sentence model reads it.
         """
         old, now = ({said.name: said.kind for said in some if said.embed} for some in (self.features, features))
         if changed := sorted(name for name in old.keys() | now.keys() if old.get(name) != now.get(name)):
             was, is_now = old.get(changed[0], "not declared"), now.get(changed[0], "not declared")
             raise ValueError(f"feature {changed[0]!r} was {was} and is now {is_now}")
+        declared = {said.name: said.model for said in features}
+        for feature in self.features:
+            _refuse_another_model(feature.name, self.learnt[feature.name].get("model"), declared[feature.name])
         rows = pa.array(known)
         learnt = {
             feature.name: _more(feature, self.learnt[feature.name], table.column(feature.name).filter(rows))
@@ -102,19 +108,33 @@ class FeatureEncoder:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` reads them back."""
-        return {"features": [vars(feature) for feature in self.features], "learnt": self.learnt}
+        # Without the model where there is none, as checkpoints had it before there were any.
+        features = [{k: v for k, v in vars(feature).items() if (k, v) != ("model", None)} for feature in self.features]
+        return {"features": features, "learnt": self.learnt}
 
     @classmethod
     def from_dict(cls, said: dict[str, Any]) -> Self:
         return cls(tuple(Feature(**feature) for feature in said["features"]), said["learnt"])
+
+    def load_models(self) -> None:
+        """Loads the sentence models that read its texts, so that no request waits for them.
+
+        Raises:
+            SentenceModelError: one is missing, or another one than was trained with; the message names it.
+        """
+        for feature in self.features:
+            if feature.model is not None:
+                SentenceModel(feature.model, self.learnt[feature.name]["model"], loaded=True)
 
     def _input(self, feature: Feature) -> Input:
         learnt = self.learnt[feature.name]
         match feature.kind:
             case "categorical" | "multi":
                 return Input(feature.name, codes=len(learnt["vocabulary"]) + 1)
-            case "text":
+            case "text" if feature.model is None:
                 return Input(feature.name, codes=TEXT_BUCKETS + 1)
+            case "text":
+                return Input(feature.name, width=learnt["dimension"] + 1)
             case "vector":
                 return Input(feature.name, width=learnt["dimension"] + 1)
             case _:
@@ -129,6 +149,8 @@ class FeatureEncoder:
                 lists = column.combine_chunks()
                 codes = _codes(pa.chunked_array([lists.flatten()], type=pa.string()), learnt["vocabulary"])
                 return _padded(codes, pc.fill_null(pc.list_value_length(lists), 0), MAX_VALUES)
+            case "text" if feature.model is not None:
+                return _sentences(SentenceModel(feature.model, learnt["model"]), learnt["dimension"], column)
             case "text":
                 grams = [hashed_ngrams(text) for text in column.to_pylist()]
                 flat = np.fromiter((code for row in grams for code in row), dtype=np.int32)
@@ -149,6 +171,24 @@ class FeatureEncoder:
                 return np.stack([np.clip(scaled, -5, 5), present], axis=1).astype(np.float32)
 
 
+def _sentences(model: SentenceModel, width: int, column: pa.ChunkedArray) -> np.ndarray:
+    """float32 [rows, width + 1]: vectors of length 1, and whether there is a text, as vectors are encoded."""
+    texts = column.to_pylist()
+    encoded = np.zeros((len(texts), width + 1), dtype=np.float32)
+    there = [row for row, text in enumerate(texts) if text]
+    if there:
+        encoded[there, :width] = model.encode([texts[row] for row in there])
+        encoded[there, width] = 1
+    return encoded
+
+
+def _refuse_another_model(name: str, digest: str | None, declared: str | None) -> None:
+    now = None if declared is None else SentenceModel(declared).digest
+    if now != digest:
+        was, is_now = ("hashed n-grams" if one is None else f"the model {one[:12]}" for one in (digest, now))
+        raise ValueError(f"the text of feature {name!r} was read by {was} and is now by {is_now}")
+
+
 def hashed_ngrams(text: str | None) -> list[int]:
     """Word unigrams, word bigrams and character trigrams of a text, hashed into 1 … TEXT_BUCKETS (the hashing trick:
     Weinberger et al., 2009, "Feature Hashing for Large Scale Multitask Learning"; subwords as in Bojanowski et al.,
@@ -166,6 +206,9 @@ def _learn(feature: Feature, column: pa.ChunkedArray) -> dict[str, Any]:
     match feature.kind:
         case "categorical" | "multi":
             return {"vocabulary": _values(feature, column)}
+        case "text" if feature.model is not None:
+            model = SentenceModel(feature.model)
+            return {"model": model.digest, "dimension": model.width}
         case "text":
             return {}
         case "vector":

@@ -23,7 +23,12 @@ _CHUNK_ELEMENTS = 1 << 21  # logits held at once: small enough to stay in the pr
 
 
 def full_softmax(
-    query_PD: Tensor, item_ND: Tensor, target_T: Tensor, scale: float = 1.0, owner_T: Tensor | None = None
+    query_PD: Tensor,
+    item_ND: Tensor,
+    target_T: Tensor,
+    scale: float = 1.0,
+    owner_T: Tensor | None = None,
+    bias_N: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy of each target against the whole catalogue: −log softmax(scale · q·Vᵀ)[target].
 
@@ -37,17 +42,24 @@ def full_softmax(
         target_T: int64, the rows of the queries' right answers.
         scale: what inner products are multiplied by, 1/τ.
         owner_T: whose answers they are; one each, in order, if left out.
+        bias_N: added to each item's logit, and no part of its score; it gets no gradient.
 
     Returns:
         A scalar, in float32.
     """
-    return _FullSoftmax.apply(query_PD, item_ND, target_T, scale, owner_T)
+    return _FullSoftmax.apply(query_PD, item_ND, target_T, scale, owner_T, bias_N)
 
 
 class _FullSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
-        ctx, query_PD: Tensor, item_ND: Tensor, target_T: Tensor, scale: float, owner_T: Tensor | None
+        ctx,
+        query_PD: Tensor,
+        item_ND: Tensor,
+        target_T: Tensor,
+        scale: float,
+        owner_T: Tensor | None,
+        bias_N: Tensor | None,
     ) -> Tensor:
         device = query_PD.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
@@ -66,7 +78,8 @@ class _FullSoftmax(torch.autograd.Function):
             one = -torch.ones((), dtype=dtype, device=query.device)
             for start, first, end in zip(starts, cuts, cuts[1:], strict=False):
                 q, target, row = query[start : start + step], target_T[first:end], owner_T[first:end] - start
-                probability = torch.softmax(q @ item.T, dim=1)
+                logit = q @ item.T
+                probability = torch.softmax(logit if bias_N is None else logit.float() + bias_N, dim=1).to(dtype)
                 loss -= probability[row, target].float().clamp_min(torch.finfo(torch.float32).tiny).log().sum()
                 probability *= count_P[start : start + step]
                 probability.index_put_((row, target), one, accumulate=True)  # now the gradient of the logits
@@ -78,10 +91,10 @@ class _FullSoftmax(torch.autograd.Function):
         return loss / targets
 
     @staticmethod
-    def backward(ctx, *grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # type: ignore[no-untyped-def]
+    def backward(ctx, *grad: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:  # type: ignore[no-untyped-def]
         grad_query, grad_item = ctx.saved_tensors
         for_query, for_item = ctx.factor
-        return grad_query * (grad[0] * for_query), grad_item * (grad[0] * for_item), None, None, None
+        return grad_query * (grad[0] * for_query), grad_item * (grad[0] * for_item), None, None, None, None
 
 
 def sampled_softmax(
@@ -196,6 +209,11 @@ def mixed_log_expected_count(
     return torch.log(uniform / num_items + in_batch * frequency_N[negative_S])
 
 
+def log_share(frequency_U: Tensor) -> Tensor:
+    """log of each item's share of the targets; what was never one counts as the rarest that was."""
+    return frequency_U.clamp_min(frequency_U[frequency_U > 0].min()).log()
+
+
 def prefixes(vectors: Sequence[Tensor], dimension: int, *, unit: bool) -> list[Tensor]:
     """The first `dimension` numbers of each vector, normalised again where vectors are unit (Kusupati et al., 2022,
     "Matryoshka Representation Learning").
@@ -218,6 +236,7 @@ class Step:
         target_T: int64, rows of the right answers.
         owner_T: whose answers they are; one each, in order, if None.
         unit: whether vectors have length 1, so that prefixes must have it, too.
+        frequency_U: each of the items' share of the training targets.
     """
 
     query_PD: Tensor
@@ -226,6 +245,7 @@ class Step:
     target_T: Tensor
     owner_T: Tensor | None = None
     unit: bool = False
+    frequency_U: Tensor | None = None
 
     def embedded(self, row_S: Tensor) -> Tensor:
         """The vectors [S, D] of some of the step's items, by their rows."""
@@ -309,16 +329,30 @@ class FullSoftmax(Loss):
     """Cross-entropy against every item that training knows: the one to take while they fit.
 
     Items that nobody took yet are no negatives: they would be pushed away from everybody before their first day.
+
+    Args:
+        prior: how much of an item's popularity its logit is given while training, and its score not: with 1, scores
+            say how much more a user wants an item than others do, so that an item that nobody took yet stands beside
+            the popular ones; with more, popular ones stand behind (logit adjustment: Menon et al., 2021, "Long-tail
+            Learning via Logit Adjustment", arXiv 2007.07314, eq. 10, where it is called τ).
+        temperature, matryoshka: as `Loss`.
     """
+
+    def __init__(self, prior: float = 0.0, temperature: float = 1.0, matryoshka: Sequence[int] = ()) -> None:
+        super().__init__(temperature, matryoshka)
+        if prior < 0:
+            raise ValueError(f"prior is {prior}; choose 0, which leaves popularity in the scores, or more")
+        self.prior = prior
 
     def draw(self, target_T: Tensor, known_K: Tensor, frequency_N: Tensor) -> None:
         return None
 
     def __call__(self, step: Step, negatives: Negatives | None) -> Tensor:
         place_T = torch.searchsorted(step.row_U, step.target_T)
+        bias_U = None if self.prior == 0 or step.frequency_U is None else self.prior * log_share(step.frequency_U)
 
         def of(query: Tensor, item: Tensor) -> Tensor:
-            return full_softmax(query, item, place_T, self.scale, step.owner_T)
+            return full_softmax(query, item, place_T, self.scale, step.owner_T, bias_U)
 
         return self.over_prefixes(of, step.query_PD, step.item_UD, unit=step.unit)
 

@@ -111,7 +111,8 @@ class TwoTower(pl.LightningModule):
         item_UD = self.towers.item(self.catalogue.take(row_U))
         query_BLD = self.towers.user(F.embedding(torch.searchsorted(row_U, history_BL), item_UD), batch.history)
         query_PD = query_BLD.flatten(0, 1)[batch.position_P]
-        step = Step(query_PD, item_UD, row_U, target_T, batch.owner_T, self.towers.architecture.unit)
+        unit = self.towers.architecture.unit
+        step = Step(query_PD, item_UD, row_U, target_T, batch.owner_T, unit, self.frequency_N[row_U])
         loss = self.loss(step, negatives)
         positions = len(target_T) if batch.weight else 0  # of weight 0: what another worker counts already
         self.log("train_loss", loss, prog_bar=True, on_epoch=True, on_step=False, batch_size=positions, sync_dist=True)

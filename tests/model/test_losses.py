@@ -63,6 +63,44 @@ def test_full_softmax_is_cross_entropy_in_value_and_gradients(scale):
 
 
 @pytest.mark.usefixtures("chunks")
+@pytest.mark.usefixtures("chunks")
+def test_full_softmax_with_a_bias_is_cross_entropy_of_logits_with_it():
+    query, item, target = problem()
+    bias = torch.linspace(-3, 2, len(item))
+    ours = value_and_gradients(lambda q, v: full_softmax(q, v, target, 2.0, bias_N=bias), query, item)
+    torchs = value_and_gradients(lambda q, v: cross_entropy(2.0 * q @ v.T + bias, target), query, item)
+    for one, other in zip(ours, torchs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_prior_by_hand():
+    """Scores of 0 for all: what is left is the prior, of targets 1/2, 1/3, 1/6 and of one that never was, as 1/6."""
+    query, item, target = torch.zeros(1, 1), torch.zeros(4, 1), torch.tensor([1])
+    step = step_of(query, item, target, frequency_U=torch.tensor([1 / 2, 1 / 3, 1 / 6, 0]))
+    assert FullSoftmax()(step, None).item() == pytest.approx(math.log(4))
+    assert FullSoftmax(prior=1.0)(step, None).item() == pytest.approx(-math.log(2 / (3 + 2 + 1 + 1)))
+    assert FullSoftmax(prior=2.0)(step, None).item() == pytest.approx(-math.log(4 / (9 + 4 + 1 + 1)))
+    with pytest.raises(ValueError, match=r"prior is -1; choose 0, which leaves popularity in the scores, or more"):
+        FullSoftmax(prior=-1)
+
+
+@pytest.mark.parametrize(("prior", "popular"), [(0.0, math.log(9)), (1.0, 0.0)])
+def test_the_prior_takes_popularity_out_of_the_scores(prior, popular):
+    """Of two items one is taken nine times as often by everybody: trained, its score says so, or with a prior not."""
+    item = torch.zeros(2, 1, requires_grad=True)
+    query, target = torch.ones(10, 1), torch.tensor([0] * 9 + [1])
+    optimizer = torch.optim.LBFGS([item], max_iter=100)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = FullSoftmax(prior=prior)(step_of(query, item, target, frequency_U=torch.tensor([0.9, 0.1])), None)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert (item[0] - item[1]).item() == pytest.approx(popular, abs=1e-3)
+
+
 def test_full_softmax_in_bfloat16_is_near_and_answers_in_float32():
     query, item, target = problem()
     with torch.autocast("cpu", torch.bfloat16):

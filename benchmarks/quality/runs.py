@@ -51,9 +51,9 @@ def trained(row: Row, seed: int, raw: Path, work: Path) -> dict[str, Any]:
     goes_on = last.exists()
     options = ["--config", str(row.config), "--data.dataset", str(path), "--out", str(out)]
     options += ["--seed_everything", str(seed), "--data.seed", str(seed)]
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     run(["fit", *options, *(["--ckpt_path", str(last)] if goes_on else [])])
-    seconds = time.perf_counter() - began
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - worked
     said = measured(row, path, out / "best.ckpt")
     result = {
         "row": row.name,
@@ -61,6 +61,7 @@ def trained(row: Row, seed: int, raw: Path, work: Path) -> dict[str, Any]:
         "seed": seed,
         **said,
         "seconds": round(seconds),
+        "cpu_seconds": round(cpu_seconds),
         "goes_on": goes_on,  # from where a stopped run was: then the seconds are those of the rest
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),

@@ -104,7 +104,7 @@ class Trends:
             scores = self.user_vectors(made, asked, weights) @ made.item_vectors.T
             _hide_seen(self.dataset, made, asked, scores)
             kept = min(depth, scores.shape[1])
-            top = np.argsort(-scores, axis=1, kind="stable")[:, :kept]
+            top = np.argpartition(-scores, range(kept), axis=1)[:, :kept] if kept else np.empty((len(some), 0), dtype=int)
             found = np.isfinite(np.take_along_axis(scores, top, axis=1))
             listed[some, :kept] = np.where(found, made.rows[top] if kept else top, -1)
         return listed

@@ -13,7 +13,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.split import Queries
 from recsys.evaluate.baselines import history_positions
 from recsys.trends.log import HOUR, PAUSE, Clicks, pairs_of, times_of
-from recsys.trends.moment import COUNTED, Factored, Moment, Settings, moment, truncated
+from recsys.trends.moment import COUNTED, Factored, Moment, Near, Settings, moment, near, truncated
 
 POPULARITIES = len(COUNTED) + 1  # the age is one of them
 STATES = 2  # in a session, opening one
@@ -38,27 +38,36 @@ class Trends:
     Args:
         dataset: with times.
         minutes: how often a moment is made.
+        near_minutes: how often it is found anew which items the same users take within days, which changes slowly.
         settings: what moments are made of.
         factored: how their matrices are written as products; `exact` for a twin.
     """
 
     dataset: Dataset
     minutes: float = 10
+    near_minutes: float = 60
     settings: Settings = field(default_factory=Settings)
     factored: Factored = truncated
 
     def __post_init__(self) -> None:
-        if self.minutes <= 0:
-            raise ValueError(f"minutes is {self.minutes}; moments need some time between them")
+        for name in ("minutes", "near_minutes"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; moments need some time between them")
         self._clicks = Clicks.of(self.dataset)
         self._nexts = pairs_of(self.dataset, reach=4, within=3 * HOUR, fading=0.7)
         self._nears = pairs_of(self.dataset, reach=8, within=120 * HOUR, fading=0.9)
         self._first = np.full(self.dataset.num_items, np.iinfo(np.int64).max)
+        self._near: tuple[int, Near] | None = None  # and when it was; moments are asked for in time
         np.minimum.at(self._first, np.asarray(self.dataset.items), times_of(self.dataset))
 
     def at(self, when: int) -> Moment:
         """What is known right before a moment, milliseconds."""
-        return moment(when, self._clicks, self._nexts, self._nears, self._first, self.settings, self.factored)
+        step = round(self.near_minutes * 60_000)
+        turn = when // step * step
+        if self._near is None or self._near[0] != turn:
+            items = self.dataset.num_items
+            self._near = turn, near(turn, self._clicks, self._nears, items, self.settings, self.factored)
+        return moment(when, self._clicks, self._nexts, self._near[1], self._first, self.settings, self.factored)
 
     def moments(self, queries: Queries) -> Iterator[tuple[Moment, np.ndarray]]:
         """The moments that queries [Q] are answered by, in time, and the indices of each one's queries."""
@@ -76,20 +85,20 @@ class Trends:
         query, position = history_positions(self.dataset, queries, last=self.settings.last)
         place = made.places(np.asarray(self.dataset.items)[position])
         back = queries.end[query] - 1 - position
-        near = np.zeros((len(queries), made.near_from.shape[1]), dtype=np.float32)
+        nearby = np.zeros((len(queries), made.near_from.shape[1]), dtype=np.float32)
         known = place >= 0
         fading = (self.settings.fading ** back[known]).astype(np.float32)
-        np.add.at(near, query[known], fading[:, None] * made.near_from[place[known]])
+        np.add.at(nearby, query[known], fading[:, None] * made.near_from[place[known]])
         following = np.zeros((len(queries), made.next_from.shape[1]), dtype=np.float32)
         newest = known & (back == 0)
         following[query[newest]] = made.next_from[place[newest]]
-        return state, following, near
+        return state, following, nearby
 
     def user_vectors(self, made: Moment, queries: Queries, weights: Weights) -> np.ndarray:
         """float32 [Q, P + 2R]: their inner products with `Moment.item_vectors` are the scores."""
-        state, following, near = self.user_parts(made, queries)
+        state, following, nearby = self.user_parts(made, queries)
         of = weights.of[state].astype(np.float32)
-        parts = [of[:, :POPULARITIES], of[:, [-2]] * following, of[:, [-1]] * near]
+        parts = [of[:, :POPULARITIES], of[:, [-2]] * following, of[:, [-1]] * nearby]
         return np.concatenate(parts, axis=1)
 
     def lists(self, queries: Queries, weights: Weights, depth: int) -> np.ndarray:
@@ -143,11 +152,11 @@ class Trends:
         self, made: Moment, queries: Queries, candidates: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What each candidate is for each query float32 [q, candidates, PARTS], which was taken [q], and states [q]."""
-        state, following, near = self.user_parts(made, queries)
+        state, following, nearby = self.user_parts(made, queries)
         hour = made.popularity[:, COUNTED.index(("any", 1.0))]
         top = np.sort(np.argsort(-hour, kind="stable")[:candidates])
         popularity = np.broadcast_to(made.popularity[top], (len(queries), len(top), POPULARITIES))
-        pairs = [following @ made.next_to[top].T, near @ made.near_to[top].T]
+        pairs = [following @ made.next_to[top].T, nearby @ made.near_to[top].T]
         choices = np.concatenate([popularity, np.stack(pairs, axis=2)], axis=2).astype(np.float32)
         target = made.places(queries.targets)
         place = np.minimum(np.searchsorted(top, target), max(0, len(top) - 1))

@@ -84,11 +84,36 @@ class Moment:
         return np.where(self.rows[at] == items, at, -1)
 
 
+@dataclass(frozen=True)
+class Near:
+    """Which items the same users take within days, as it was at a moment.
+
+    Attributes:
+        rows: int64 [n], items, ascending.
+        of, to: float32 [n, R]; the inner products are roots of cosines between the items' users.
+    """
+
+    rows: np.ndarray
+    of: np.ndarray
+    to: np.ndarray
+
+
+def near(
+    when: int, clicks: Clicks, pairs: Pairs, num_items: int, settings: Settings, factored: Factored
+) -> Near:
+    """What was known right before a moment; arguments as for `moment`, pairs being those within days."""
+    rows, place = _rows(when, clicks, num_items, settings)
+    taken = _matrix(pairs, when, settings.slow, place, len(rows))
+    taken = taken + taken.T
+    root = sparse.diags_array(1 / np.sqrt(taken.sum(axis=1) + 0.2))
+    return Near(rows, *factored(sparse.csr_array((root @ taken @ root).sqrt()), settings.rank))
+
+
 def moment(
     when: int,
     clicks: Clicks,
-    nexts: Pairs,
-    nears: Pairs,
+    pairs: Pairs,
+    near: Near,
     first: np.ndarray,
     settings: Settings,
     factored: Factored,
@@ -98,18 +123,14 @@ def moment(
     Args:
         when: milliseconds.
         clicks: everybody's interactions; those at or after the moment are not looked at, as of pairs.
-        nexts: pairs within a session.
-        nears: pairs within days.
+        pairs: those within a session.
+        near: as it was then, or shortly before.
         first: int64 [num_items], milliseconds of each item's first interaction; read only where that was before.
         settings: see `Settings`.
         factored: `truncated`, or its exact twin.
     """
+    rows, place = _rows(when, clicks, len(first), settings)
     recent = clicks.between(when - round(_HOURS * HOUR), when)
-    faded = np.exp((recent.times - when) / (settings.slow * HOUR))
-    total = np.bincount(recent.items, weights=faded, minlength=len(first))
-    rows = np.sort(np.argsort(-total, kind="stable")[: min(settings.size, np.count_nonzero(total))])
-    place = np.full(len(first), -1)
-    place[rows] = np.arange(len(rows))
     counts = [_counted(recent, place, len(rows), whose, when - round(hours * HOUR)) for whose, hours in COUNTED]
     age = np.log((when - first[rows]) / HOUR + 0.02)
     popularity = np.stack([*(np.log(count + _FLOOR) for count in counts), age], axis=1)
@@ -117,30 +138,28 @@ def moment(
     share = share / share.sum()
     surprise = sparse.csr_array((len(rows), len(rows)))
     for hours in settings.fades:
-        taken = _matrix(nexts, when, hours, place, len(rows))
+        taken = _matrix(pairs, when, hours, place, len(rows))
         lift = taken @ sparse.diags_array(1 / (settings.prior * share))
         surprise = surprise + lift.log1p() / len(settings.fades)
-    near = _matrix(nears, when, settings.slow, place, len(rows))
-    near = near + near.T
-    root = 1 / np.sqrt(near.sum(axis=1) + 0.2)
-    near = (sparse.diags_array(root) @ near @ sparse.diags_array(root)).sqrt()
     next_from, next_to = factored(sparse.csr_array(surprise), settings.rank)
-    near_from, near_to = factored(sparse.csr_array(near), settings.rank)
+    at = place[near.rows]
+    near_from, near_to = np.zeros((2, len(rows), near.of.shape[1]), dtype=np.float32)
+    near_from[at[at >= 0]], near_to[at[at >= 0]] = near.of[at >= 0], near.to[at >= 0]
     return Moment(when, rows, popularity.astype(np.float32), next_from, next_to, near_from, near_to)
 
 
 def truncated(matrix: sparse.csr_array, rank: int) -> tuple[np.ndarray, np.ndarray]:
     """Vectors [n, R] and [n, R] whose inner products come close to a sparse matrix [n, n].
 
-    By a randomised singular value decomposition (Halko et al. 2011, arXiv 0909.4061, algorithm 4.4, two rounds), drawn
-    the same each time.
+    By a randomised singular value decomposition (Halko et al. 2011, arXiv 0909.4061, algorithm 4.4), drawn the
+    same each time.
     """
     size = matrix.shape[0]
     rank = min(rank, size)
     wide = min(rank + 16, size)
     basis = np.random.default_rng(0).standard_normal((size, wide)).astype(np.float32)
     matrix = matrix.astype(np.float32)
-    for _ in range(3):
+    for _ in range(2):
         basis = np.linalg.qr(matrix.T @ (matrix @ basis))[0]
     left, values, right = np.linalg.svd(matrix @ basis, full_matrices=False)
     root = np.sqrt(values[:rank])
@@ -150,6 +169,17 @@ def truncated(matrix: sparse.csr_array, rank: int) -> tuple[np.ndarray, np.ndarr
 def exact(matrix: sparse.csr_array, rank: int) -> tuple[np.ndarray, np.ndarray]:
     """As `truncated`, without error: as many coordinates as items."""
     return matrix.toarray().astype(np.float32), np.eye(matrix.shape[0], dtype=np.float32)
+
+
+def _rows(when: int, clicks: Clicks, num_items: int, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """The items taken most of late, int64 [n], ascending; and where each of all stands among them, or −1."""
+    recent = clicks.between(when - round(_HOURS * HOUR), when)
+    faded = np.exp((recent.times - when) / (settings.slow * HOUR))
+    total = np.bincount(recent.items, weights=faded, minlength=num_items)
+    rows = np.sort(np.argsort(-total, kind="stable")[: min(settings.size, np.count_nonzero(total))])
+    place = np.full(num_items, -1)
+    place[rows] = np.arange(len(rows))
+    return rows, place
 
 
 def _counted(clicks: Clicks, place: np.ndarray, size: int, whose: str, since: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.split import Queries
 from recsys.trends.log import HOUR, Clicks, opens_session, pairs_of
 from recsys.trends.model import PARTS, POPULARITIES, STATES, Trends, Weights
-from recsys.trends.moment import COUNTED, Settings, exact
+from recsys.trends.moment import COUNTED, Settings, exact, truncated
 
 MINUTE = 60_000
 Log = Callable[..., Dataset]
@@ -118,8 +118,8 @@ def test_an_answer_does_not_change_when_the_future_does(log):
     items[one.end] = 29 - items[one.end]
     changed = replace(data, items=items)
     told = weights(popularity=1, following=1, near=1)
-    before = Trends(data, minutes=1 / 60_000).lists(one, told, 10)  # a moment of a millisecond: right at the query
-    after = Trends(changed, minutes=1 / 60_000).lists(one, told, 10)
+    before = Trends(data, minutes=1 / 60_000, near_minutes=1 / 60_000).lists(one, told, 10)  # a moment of a millisecond: right at the query
+    after = Trends(changed, minutes=1 / 60_000, near_minutes=1 / 60_000).lists(one, told, 10)
     assert (before == after).all()
     assert (before >= 0).all()
 
@@ -163,7 +163,7 @@ def test_scores_are_inner_products_and_lists_are_in_their_order(log):
 def test_a_truncated_matrix_of_full_rank_is_the_exact_one(log):
     data = random_log(log)
     when = int(np.asarray(data.times).max()) + 1
-    near, twin = (Trends(data, factored=made).at(when) if made else Trends(data).at(when) for made in (None, exact))
+    near, twin = (Trends(data, factored=made, near_minutes=1).at(when) for made in (truncated, exact))
     for of, to in (("next_from", "next_to"), ("near_from", "near_to")):
         close = getattr(near, of) @ getattr(near, to).T
         assert close == pytest.approx(getattr(twin, of) @ getattr(twin, to).T, abs=1e-4)
@@ -191,6 +191,8 @@ def test_what_cannot_be_used_is_refused(log):
     data = random_log(log)
     with pytest.raises(ValueError, match="minutes is 0"):
         Trends(data, minutes=0)
+    with pytest.raises(ValueError, match="near_minutes is -1"):
+        Trends(data, near_minutes=-1)
     with pytest.raises(ValueError, match="has no times"):
         Trends(replace(data, times=None))
     with pytest.raises(ValueError, match="none of 60 queries"):

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,9 @@ def measured(row: Row, path: Path, checkpoint: Path) -> dict[str, Any]:
     return said
 
 
-def code_digest() -> str:
+def code_digest(folders: Sequence[str] = CODE) -> str:
     """sha256 over the sources that a figure depends on."""
-    files = sorted(file for folder in CODE for file in Path(folder).rglob("*.py"))
+    files = sorted(file for folder in folders for file in Path(folder).rglob("*.py"))
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.as_posix().encode() + b"\0" + file.read_bytes() + b"\0")

@@ -67,7 +67,9 @@ class Clicks:
 def times_of(dataset: Dataset) -> np.ndarray:
     """int64 [num_interactions], milliseconds; ValueError if the log has none."""
     if dataset.times is None:
-        raise ValueError(f"{dataset.path} has no times, so nothing in it is new; declare a time column and prepare again")
+        raise ValueError(
+            f"{dataset.path} has no times, so nothing in it is new; declare a time column and prepare again"
+        )
     return np.asarray(dataset.times)
 
 

@@ -113,7 +113,9 @@ class Trends:
             scores = self.user_vectors(made, asked, weights) @ made.item_vectors.T
             _hide_seen(self.dataset, made, asked, scores)
             kept = min(depth, scores.shape[1])
-            top = np.argpartition(-scores, range(kept), axis=1)[:, :kept] if kept else np.empty((len(some), 0), dtype=int)
+            top = (
+                np.argpartition(-scores, range(kept), axis=1)[:, :kept] if kept else np.empty((len(some), 0), dtype=int)
+            )
             found = np.isfinite(np.take_along_axis(scores, top, axis=1))
             listed[some, :kept] = np.where(found, made.rows[top] if kept else top, -1)
         return listed
@@ -148,9 +150,7 @@ class Trends:
         best = minimize(loss, np.zeros(STATES * PARTS), jac=True, method="L-BFGS-B", options={"maxiter": 100})
         return Weights(best.x.reshape(STATES, PARTS) / spread)
 
-    def _choices(
-        self, made: Moment, queries: Queries, candidates: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _choices(self, made: Moment, queries: Queries, candidates: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What each candidate is for each query float32 [q, candidates, PARTS], which was taken [q], and states [q]."""
         state, following, nearby = self.user_parts(made, queries)
         hour = made.popularity[:, COUNTED.index(("any", 1.0))]

@@ -98,9 +98,7 @@ class Near:
     to: np.ndarray
 
 
-def near(
-    when: int, clicks: Clicks, pairs: Pairs, num_items: int, settings: Settings, factored: Factored
-) -> Near:
+def near(when: int, clicks: Clicks, pairs: Pairs, num_items: int, settings: Settings, factored: Factored) -> Near:
     """What was known right before a moment; arguments as for `moment`, pairs being those within days."""
     rows, place = _rows(when, clicks, num_items, settings)
     taken = _matrix(pairs, when, settings.slow, place, len(rows))

@@ -118,7 +118,9 @@ def test_an_answer_does_not_change_when_the_future_does(log):
     items[one.end] = 29 - items[one.end]
     changed = replace(data, items=items)
     told = weights(popularity=1, following=1, near=1)
-    before = Trends(data, minutes=1 / 60_000, near_minutes=1 / 60_000).lists(one, told, 10)  # a moment of a millisecond: right at the query
+    before = Trends(data, minutes=1 / 60_000, near_minutes=1 / 60_000).lists(
+        one, told, 10
+    )  # a moment of a millisecond: right at the query
     after = Trends(changed, minutes=1 / 60_000, near_minutes=1 / 60_000).lists(one, told, 10)
     assert (before == after).all()
     assert (before >= 0).all()

@@ -176,7 +176,7 @@ def chosen(peer: Peer, row: Row, data: Dataset, split: LeaveOneOut | GivenSplit,
     for settings in peer.grid:
         folder = work / f"{peer.name}-{_digest(data, settings)}"
         tell(f"{peer.name} with {json.dumps(dict(settings))}")
-        _run(peer, settings, work / "asked", folder)
+        run_peer(peer, settings, work / "asked", folder)
         figures = measured(answered(data, cuts, "validation", folder), row, data, split, "validation")
         tell(f"  validation {_said(figures)}")
         tried.append((_means(figures)[row.metrics[-1]], figures, folder, settings))
@@ -193,7 +193,8 @@ def chosen(peer: Peer, row: Row, data: Dataset, split: LeaveOneOut | GivenSplit,
     }
 
 
-def _run(peer: Peer, settings: Mapping[str, Any], asked: Path, folder: Path) -> None:
+def run_peer(peer: Peer, settings: Mapping[str, Any], asked: Path, folder: Path) -> None:
+    """Runs a peer once; PeerError if it fails."""
     for part in PARTS:  # of an earlier run, which must not pass for this one's
         (folder / f"{part}.npy").unlink(missing_ok=True)
     command = [*peer.command, "--asked", str(asked), "--answered", str(folder)]

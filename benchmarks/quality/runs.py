@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,9 @@ def trained(row: Row, seed: int, raw: Path, work: Path) -> dict[str, Any]:
     goes_on = last.exists()
     options = ["--config", str(row.config), "--data.dataset", str(path), "--out", str(out)]
     options += ["--seed_everything", str(seed), "--data.seed", str(seed)]
-    began, cpu = time.perf_counter(), time.process_time()
+    began, worked = time.perf_counter(), time.process_time()
     run(["fit", *options, *(["--ckpt_path", str(last)] if goes_on else [])])
-    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - worked
     said = measured(row, path, out / "best.ckpt")
     result = {
         "row": row.name,
@@ -92,9 +93,9 @@ def measured(row: Row, path: Path, checkpoint: Path) -> dict[str, Any]:
     return said
 
 
-def code_digest() -> str:
+def code_digest(folders: Sequence[str] = CODE) -> str:
     """sha256 over the sources that a figure depends on."""
-    files = sorted(file for folder in CODE for file in Path(folder).rglob("*.py"))
+    files = sorted(file for folder in folders for file in Path(folder).rglob("*.py"))
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.as_posix().encode() + b"\0" + file.read_bytes() + b"\0")

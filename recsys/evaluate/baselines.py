@@ -11,7 +11,8 @@ from recsys.data.dataset import Dataset
 from recsys.data.split import Cuts, Queries, in_training, train_counts
 
 _CELLS = 1 << 23  # similarities held at a time while neighbours are found: 32 MB
-_DAY = 86_400_000  # milliseconds
+_HOUR = 3_600_000  # milliseconds
+_DAY = 24 * _HOUR
 
 
 class Scorer(Protocol):
@@ -68,6 +69,40 @@ class PopularRecent:
     def scores(self, queries: Queries) -> np.ndarray:
         """As `Scorer.scores`."""
         return np.broadcast_to(self._scores, (len(queries), len(self._scores)))
+
+
+class PopularNow:
+    """Every item's number of interactions in the last hours before each query, everybody's, to the millisecond.
+
+    What a live service could count, if it counted anew for each request. An interaction at the query's own time does
+    not count, nor does a later one.
+
+    Args:
+        dataset: with times.
+        hours: how many hours count, back from each query.
+
+    Raises:
+        ValueError: the dataset has no times, or hours is not positive.
+    """
+
+    def __init__(self, dataset: Dataset, *, hours: float = 1) -> None:
+        if dataset.times is None:
+            raise ValueError(f"{dataset.path} has no times, so nothing in it is of now; leave PopularNow out")
+        if hours <= 0:
+            raise ValueError(f"hours is {hours}; the last hours need at least part of one")
+        self._asked = np.asarray(dataset.times)
+        order = np.argsort(self._asked, kind="stable")
+        self._items, self._times = np.asarray(dataset.items)[order], self._asked[order]
+        self._span, self._num_items = round(hours * _HOUR), dataset.num_items
+
+    def scores(self, queries: Queries) -> np.ndarray:
+        """As `Scorer.scores`."""
+        asked = self._asked[queries.end]
+        starts, ends = np.searchsorted(self._times, asked - self._span), np.searchsorted(self._times, asked)
+        scores = np.empty((len(queries), self._num_items), dtype=np.float32)
+        for row, start, end in zip(scores, starts, ends, strict=True):
+            row[:] = np.bincount(self._items[start:end], minlength=self._num_items)
+        return scores
 
 
 class ItemKNN:

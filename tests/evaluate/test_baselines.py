@@ -8,7 +8,7 @@ import pytest
 from recsys.data.dataset import Dataset
 from recsys.data.split import Cuts, Queries, queries_of
 from recsys.evaluate import baselines
-from recsys.evaluate.baselines import ItemKNN, Popular, PopularRecent, Scorer, history_positions
+from recsys.evaluate.baselines import ItemKNN, Popular, PopularNow, PopularRecent, Scorer, history_positions
 
 # Training takes all but the last two of each user: 0 1, 0 1, 0 1 1 4 and 3 0.
 HISTORIES = [[0, 1, 2, 3], [0, 1, 3, 2], [0, 1, 1, 4, 0, 2], [3, 0, 0, 4]]
@@ -47,6 +47,14 @@ def test_popular_recent_counts_the_last_days(dataset: Dataset, cuts: Cuts) -> No
     # After day 9 only items 4 and 0.
     scores = PopularRecent(dataset, cuts, days=1).scores(queries_of(dataset, cuts, "test"))[0]
     assert scores.argsort().tolist() == [2, 3, 1, 4, 0]
+
+
+def test_popular_now_counts_everybody_strictly_before_the_query(dataset: Dataset) -> None:
+    # Asked on day 10, by the second user's third: of days 8 and 9 are 3 and 1; the two of day 10 itself do not count.
+    queries = Queries(np.array([2, 0]), dataset.user_offsets[[2, 0]] + 3, np.array([0, 1, 2]), np.array([4, 3]))
+    scores = PopularNow(dataset, hours=48).scores(queries)
+    # The first user's last, on day 21: only item 2, on day 20, is of the two days before.
+    assert scores.tolist() == [[0, 1, 0, 1, 0], [0, 0, 1, 0, 0]]
 
 
 def test_knn_sums_cosines_of_the_history(dataset: Dataset, cuts: Cuts) -> None:

@@ -18,6 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +110,12 @@ def steps(page: Any, bare: Bare, address: str, rounds: int) -> list[dict[str, An
     popular = ("/v1/recommendations", {"k": 10, "explain": True, "include_seen": False})
     attribute = next((one["name"] for one in bare.ask("/v1/attributes")["attributes"] if one.get("values")), None)
     a_map = f"/v1/map?attribute={attribute}" if attribute else "/v1/map"
-    made = [
+    made: list[tuple[str, Callable[[], float], list[Any]]] = [
         ("open: list and map", opened, [*files(), "/v1/bundle", "/v1/attributes?values=12", a_map, popular]),
         (f"search as one types, less {WAITS_MS} ms", lambda: searched() - WAITS_MS, ["/v1/items?limit=12&q=a"]),
         ("another history: list and reasons", listed, [("/v1/recommendations", body)]),
     ]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "step": name,
             "page, ms": statistics.median(work() for _ in range(rounds)),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _CHUNK = 1 << 16  # vectors at a time: what is computed from a million of them needs no copy of them
+_ROUNDING = 1e-12  # of vectors of length 1: less variance than this is none
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def principal_plane(vectors: np.ndarray) -> Plane:
     axes, shares = np.zeros((2, dimension)), [0.0, 0.0]
     for at in range(min(2, dimension)):
         axis, variance = directions[:, -1 - at], variances[-1 - at]
-        if variance > 0:
+        if variance > _ROUNDING:
             axes[at] = axis * np.sign(axis[np.abs(axis).argmax()])
             shares[at] = float(variance / variances.sum())
     return Plane(mean, axes, (shares[0], shares[1]))

@@ -172,7 +172,7 @@ def test_the_plane_is_the_one_of_the_whole_singular_value_decomposition() -> Non
 @pytest.mark.parametrize("vectors", [np.zeros((0, 3)), np.zeros((4, 3)), np.ones((1, 1)), np.ones((5, 2))])
 def test_vectors_that_do_not_differ_stand_in_one_place(vectors: np.ndarray) -> None:
     plane = principal_plane(vectors.astype(np.float32))
-    assert plane.explained == (0, 0)
+    assert max(plane.explained) == 0
     assert (plane.places(vectors.astype(np.float32)) == 0).all()
 
 

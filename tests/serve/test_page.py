@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from serve.asgi import Application
+from serve.ingress import Ingress
 from serve.page import FOLDER, HEADERS, files
 from serve.service import Service
 from tests.serve.asking import ask
@@ -59,6 +60,14 @@ def test_other_methods_are_told_which_there_are(app: Application) -> None:
     for target in ("/", "/ui/app.js"):
         reply = ask(app, "POST", target, {})
         assert (reply.status, reply.headers["allow"]) == (405, "GET, HEAD")
+
+
+def test_what_stands_around_it_in_a_replica_lets_it_pass_as_it_is(service: Service) -> None:
+    app = Ingress(Application(service, sends_request_id=False))
+    reply = ask(app, "GET", "/ui/style.css")
+    assert (reply.status, reply.body) == (200, files()["/ui/style.css"].body)
+    assert {name: reply.headers[name.lower()] for name in HEADERS} == HEADERS
+    assert ask(app, "GET", "/ui/style.css", headers={"If-None-Match": reply.headers["etag"]}).status == 304
 
 
 def test_it_can_be_turned_off(service: Service) -> None:

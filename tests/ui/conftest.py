@@ -55,7 +55,8 @@ def browser(chromium: str) -> Iterator[Any]:
 @pytest.fixture
 def opened(browser: Any) -> Iterator[Callable[..., Any]]:
     """Opens an address in a window of its own; at the end nothing may have gone wrong in it, or have gone elsewhere."""
-    contexts, faults = [], []
+    contexts: list[Any] = []
+    faults: list[str] = []
 
     def open_page(address: str, *, size: tuple[int, int] = (1440, 900), fine: bool = True, **said: Any) -> Any:
         context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **said)
@@ -63,10 +64,19 @@ def opened(browser: Any) -> Iterator[Callable[..., Any]]:
         contexts.append(context)
         page = context.new_page()
         host = "/".join(address.split("/")[:3])
-        page.on("request", lambda one: one.url.startswith(host) or faults.append(f"asked {one.url}"))
+
+        def asked(request: Any) -> None:
+            if not request.url.startswith(host):
+                faults.append(f"asked {request.url}")
+
+        def complained(message: Any) -> None:
+            # A browser also complains here of answers that are errors, which some tests want.
+            if fine and message.type == "error":
+                faults.append(f"complained: {message.text}")
+
+        page.on("request", asked)
+        page.on("console", complained)
         page.on("pageerror", lambda error: faults.append(f"failed: {error}"))
-        if fine:  # a browser also complains here of answers that are errors, which some tests want
-            page.on("console", lambda one: one.type == "error" and faults.append(f"complained: {one.text}"))
         page.goto(address)
         return page
 

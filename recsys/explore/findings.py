@@ -52,7 +52,7 @@ def of_duplicates(found: Duplicates, space: Space) -> Finding:
     items, groups = len(found.groups), found.groups["group"].nunique()
     share = items / max(1, len(space))
     rule = (
-        f"nearer than {found.ratio:.2f} times the {space.k}th neighbour (in the middle, cosine {found.cosine:.4f})"
+        f"nearer than {found.ratio:.2f} times the {space.k}th neighbour (at the median, cosine {found.cosine:.4f})"
         if found.ratio is not None
         else f"cosine {found.cosine:.4f} or more"
     )
@@ -68,7 +68,7 @@ def of_duplicates(found: Duplicates, space: Space) -> Finding:
     return Finding(
         "duplicates",
         _graded(share, note=0, warning=0.01, serious=0.2),
-        f"{items:,} items ({share:.1%}) are near-duplicates, in {groups:,} groups: {rule}.",
+        f"{items:,} items ({share:.1%}) are near-duplicates, in {groups:,} group{'s' if groups > 1 else ''}: {rule}.",
         "Merge those that are one thing before training, so that they share interactions; or declare an attribute that "
         "names the group, and cap it at one a list (rule `caps`). What is two things wants features that tell them "
         "apart.",
@@ -236,7 +236,7 @@ def of_collapse(found: Collapse, space: Space) -> list[Finding]:
             Finding(
                 "coherence",
                 "serious" if unlike else "warning" if weak else "fine",
-                f"Items that users took one after the other lie {found.coherence:.0%} nearer together than such items "
+                f"Items that users took one after the other lie {max(found.coherence, 0.0):.0%} nearer together than such items "
                 f"paired at random (alignment {found.alignment:.2f} against {found.apart:.2f}, "
                 f"{found.deviations:.0f} standard errors)" + (": the histories say nothing." if unlike else "."),
                 "Vectors and histories are not of the same items: rows or ids were shuffled between training and "

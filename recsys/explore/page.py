@@ -65,7 +65,7 @@ def page(report: Report) -> str:
     Whatever a catalogue says is escaped by the template.
     """
     templates = environment("recsys.explore")
-    templates.filters |= {"percent": _percent, "number": _number, "told": _told}
+    templates.filters.update(percent=_percent, number=_number, told=_told)
     longest = max(report.seconds.values())
     return templates.get_template("doctor.html.j2").render(
         report=report,

@@ -36,7 +36,7 @@ class SentenceModelError(ArtifactError):
 
 
 def folder_of(name: str) -> Path:
-    """Where the model of that name lies: a folder, or a package's folder or one folder below.
+    """Where the model of that name lies: a folder, or one in an installed package, whose code is not run.
 
     Args:
         name: a folder, or an installed package; where it is neither, a folder of that last name below the folder that
@@ -54,7 +54,7 @@ def folder_of(name: str) -> Path:
     package = name.replace("-", "_")
     if package.isidentifier() and (spec := find_spec(package)) is not None:
         for root in map(Path, spec.submodule_search_locations or ()):
-            found = [file.parent for file in (root / _MARK, *sorted(root.glob(f"*/{_MARK}"))) if file.is_file()]
+            found = [file.parent for file in sorted(root.glob(f"*/{_MARK}"))]
             if found:
                 return found[0]
     raise SentenceModelError(

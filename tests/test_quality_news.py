@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import yaml
 
 from benchmarks.quality import news
+from benchmarks.quality.rows import named
 from recsys.data.split import TimeSplit
 from recsys.evaluate.ranking import evaluate
+from recsys.trends.moment import Settings
 from tests.evaluate.conftest import toy
 
 __all__ = ["toy"]
@@ -60,3 +63,11 @@ def test_peers_learn_from_the_last_days_of_training_about_the_items_taken_most(d
     for query, (one, end) in enumerate(zip(asked.user, asked.end, strict=True)):
         history = items[data.user_offsets[one] : end]
         assert known[read[offsets[query] : offsets[query + 1]]].tolist() == history[np.isin(history, known)].tolist()
+
+
+def test_the_configuration_is_one_that_the_model_takes():
+    text = named("news").config.read_text(encoding="utf-8")
+    assert text.splitlines()[0] == "# python -m benchmarks.quality --row news"
+    said = yaml.safe_load(text)
+    assert set(said) == {"minutes", "fitted_on", "settings"}
+    Settings(**said["settings"])

@@ -1,4 +1,4 @@
-"""What if: a user's history to edit, a list of recommendations as a table, and what moved from one list to another."""
+"""What if: a user's history to edit, lists and reasons as tables, and what moved from one list to another."""
 
 from __future__ import annotations
 
@@ -18,6 +18,19 @@ class Listed(Protocol):
 
     @property
     def items(self) -> Sequence[Any]: ...
+
+
+class Refused(Protocol):
+    """What `why_not` says of an item, of a `Recommender` or of a `recsys.client`."""
+
+    @property
+    def item_id(self) -> Id: ...
+    @property
+    def rank(self) -> int | None: ...
+    @property
+    def rank_among_eligible(self) -> int | None: ...
+    @property
+    def reasons(self) -> Sequence[Any]: ...
 
 
 def history(bundle: Bundle, user_id: Id) -> list[Event]:
@@ -95,6 +108,27 @@ def moved(before: Listed, after: Listed, space: Space | None = None) -> pd.DataF
     ]
     names = ["item_id", "title", "before", "after", "moved"]
     return pd.DataFrame(rows, columns=names).astype({"before": "Int64", "after": "Int64"})
+
+
+def reasons(asked: Sequence[Refused], space: Space | None = None) -> pd.DataFrame:
+    """Why items are not in a list, a reason a row.
+
+    Args:
+        asked: what `why_not` said, of a `Recommender` or of a client, an item each.
+        space: of its bundle, for titles.
+
+    Returns:
+        DataFrame: item_id, title, rank, rank_among_eligible, reason, detail. An item that is in the list after all has
+        one row, and an empty reason.
+    """
+    titles = _titles(space)
+    names = ["item_id", "title", "rank", "rank_among_eligible", "reason", "detail"]
+    rows = [
+        [one.item_id, titles.get(one.item_id, str(one.item_id)), one.rank, one.rank_among_eligible, reason, detail]
+        for one in asked
+        for reason, detail in [(why.reason, why.detail) for why in one.reasons] or [("", "it is in the list")]
+    ]
+    return pd.DataFrame(rows, columns=names).astype({"rank": "Int64", "rank_among_eligible": "Int64"})
 
 
 def _moved(was: int | None, now: int | None) -> str:

@@ -4,7 +4,7 @@ import pytest
 
 from recsys.answers import Answer, Event, Recommendation
 from recsys.explore.space import Space
-from recsys.explore.whatif import history, listed, moved
+from recsys.explore.whatif import history, listed, moved, reasons
 from recsys.recommender import Recommender
 from tests.toy import START
 
@@ -76,3 +76,16 @@ def test_moved_says_who_came_went_rose_and_fell():
     assert table["before"].isna().tolist() == [False, False, False, True, False]
     assert table["after"].isna().tolist() == [False] * 4 + [True]
     assert moved(answer(), answer()).empty
+
+
+def test_reasons_are_a_row_each(toy_bundle, space):
+    ask = Recommender(toy_bundle).why_not
+    asked = [ask(item_id, history=[Event("i3")], k=1, exclude=["i3"]) for item_id in ("i3", "i4", "nothing")]
+    table = reasons(asked, space)
+    assert table["item_id"].tolist() == ["i3"] * (len(table) - 2) + ["i4", "nothing"]
+    assert set(table["reason"][:-2]) >= {"seen", "excluded"}
+    assert table["title"].tolist()[-2:] == ["Item number 4", "nothing"]
+    assert table["reason"].tolist()[-2:] == ["", "unknown"]
+    assert table.iloc[-2]["rank_among_eligible"] == 1
+    assert table["rank"].isna().tolist()[-1]
+    assert reasons([]).empty

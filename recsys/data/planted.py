@@ -59,8 +59,9 @@ def planted(
 
     Clusters are of uneven size and of uneven tightness, from one in which all cosines are above 0.95 to one that is
     hardly one: what is near in one is far in another, so no single cosine tells copies. An item is its cluster's centre
-    and noise in some directions of the cluster's own, as trained vectors fill few of their dimensions where they are. A copy has its original's direction but for `noise` of its distance from the centre,
-    and another length. An outlier points anywhere.
+    and noise in some directions of the cluster's own, as trained vectors fill few of their dimensions where they are.
+    A copy has its original's direction but for `noise` of its distance from the centre, and another length. An outlier
+    points anywhere.
 
     Args:
         items: how many, copies and outliers among them.
@@ -68,7 +69,7 @@ def planted(
         clusters: how many.
         copies: share of items that are copies.
         outliers: share of items that belong nowhere.
-        unused: dimensions collapsed to a constant.
+        unused: dimensions collapsed to next to nothing.
         missing: share of items whose genre is not told.
         users: who took items of two clusters each; their vectors are the mean direction of what they took.
         noise: of copies.
@@ -95,7 +96,7 @@ def planted(
     vectors = direction * (1 + 0.3 * np.log1p(popularity) + 0.1 * random.random(items))[:, None]
     flat = np.zeros(dimension, dtype=bool)
     flat[random.permutation(dimension)[:unused]] = True
-    vectors[:, flat] = 1e-3
+    vectors[:, flat] = 1e-3 * random.standard_normal((items, unused))
     genre = np.array([f"genre {one % 12}" for one in cluster], dtype=object)
     genre[alone] = [f"genre {one}" for one in random.integers(12, size=len(alone))]
     told = genre.copy()
@@ -136,7 +137,7 @@ def _users(
 
 
 def _noise(cluster: np.ndarray, tightness: np.ndarray, dimension: int, random: np.random.Generator) -> np.ndarray:
-    """float64 [n, D], of the length that each one's cluster is tight by on average, in the directions of the cluster."""
+    """float64 [n, D], about as long as each one's cluster is tight, in directions of the cluster's own."""
     some = min(_DIRECTIONS, dimension)
     axes = random.standard_normal((len(tightness), some, dimension)) / np.sqrt(dimension)
     noise = np.empty((len(cluster), dimension))

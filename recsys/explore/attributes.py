@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,13 +121,13 @@ def _frame(space: Space, rows: np.ndarray, votes: Sequence[tuple[str | None, flo
 
 def _vote(said: Sequence[tuple[str, ...]], rows: np.ndarray, cosines: np.ndarray) -> tuple[str | None, float]:
     """The value that neighbours [k] vote for, and its share of the votes of those that have any."""
-    weights: Counter[str] = Counter()
+    weights: dict[str, float] = defaultdict(float)
     total = 0.0
     for row, cosine in zip(rows.tolist(), cosines.tolist(), strict=True):
         weight = max(cosine, 1e-6)
         total += weight if said[row] else 0.0
         for value in said[row]:
-            weights[value] += weight  # type: ignore[assignment]
+            weights[value] += weight
     if not weights:
         return None, 0.0
     value, weight = max(weights.items(), key=lambda pair: (pair[1], pair[0]))

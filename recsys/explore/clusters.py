@@ -14,6 +14,7 @@ from scipy import sparse
 
 from recsys.explore.space import Space
 
+_TOGETHER = 1 << 12  # items whose links are weighed at once
 _NAMES = 3  # words and values in a name
 _COMMON = 0.15  # a share of a cluster's items that has a word, below which it does not stand for the cluster
 _WORD = re.compile(r"[^\W\d_]{3,}")
@@ -78,19 +79,18 @@ def shared_neighbours(space: Space) -> Any:
     each counted among its own, so above 0.
     """
     count, k = len(space), space.k
+    if not k:
+        return sparse.csr_matrix((count, count), dtype=np.float32)
     near = space.neighbours.rows
-    own = np.concatenate([np.arange(count)[:, None], near], axis=1)
-    links = sparse.csr_matrix(
-        (np.ones(own.size, dtype=np.float32), own.ravel(), np.arange(0, own.size + 1, k + 1)), shape=(count, count)
-    )
-    one, other = np.repeat(np.arange(count), k), near.ravel()
-    shared = np.empty(len(one), dtype=np.float32)
-    step = 1 << 18
-    for start in range(0, len(one), step):
-        chunk = slice(start, start + step)
-        shared[chunk] = links[one[chunk]].multiply(links[other[chunk]]).sum(axis=1).A1
+    own = np.concatenate([np.arange(count)[:, None], near], axis=1).astype(np.int32)
+    shared = np.empty((count, k), dtype=np.float32)
+    for start in range(0, count, _TOGETHER):
+        mine, theirs = own[start : start + _TOGETHER], own[near[start : start + _TOGETHER]]
+        for place in range(k):  # [n, K + 1] against [n, K + 1]: who of mine is among those of my neighbour's
+            both = mine[:, :, None] == theirs[:, place, None, :]
+            shared[start : start + _TOGETHER, place] = both.any(axis=2).sum(axis=1)
     weights = shared / (2 * (k + 1) - shared)
-    graph = sparse.csr_matrix((weights, (one, other)), shape=(count, count))
+    graph = sparse.csr_matrix((weights.ravel(), near.ravel(), np.arange(0, near.size + 1, k)), (count, count))
     return graph.maximum(graph.T).tocsr()
 
 

@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("bundle", nargs="?", help="a bundle's folder, or with --registry its id; the live one if left out")
+    parser.add_argument(
+        "bundle", nargs="?", help="a bundle's folder, or with --registry its id; the live one if left out"
+    )
     parser.add_argument("--registry", metavar="PLACE", help="the registry's folder or address")
     parser.add_argument("--against", metavar="OLDER", help="another bundle, named likewise, to measure drift from")
     parser.add_argument("--dataset", type=Path, help="that it was sealed with: leaks, and NDCG by dimension")

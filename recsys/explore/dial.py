@@ -14,12 +14,13 @@ from recsys.data.dataset import Dataset
 from recsys.data.split import Split, split_of
 from recsys.evaluate.ranking import evaluate
 from recsys.explore.space import Space, spread
-from recsys.index.advise import measure
+from recsys.index.advise import Trial, measure
 from recsys.index.build import Flat, HalfPrecision, Hnsw, Ivf, Kind
 from recsys.indexes import named
 from recsys.model.embed import TowerScorer, Trained
 
-KINDS: tuple[tuple[Kind, ...], ...] = ((Flat(),), (HalfPrecision(),), (Hnsw(),), (Ivf(),))
+KINDS: tuple[tuple[Kind, ...], ...] = ((Flat(),), (HalfPrecision(),), (Ivf(),))
+SLOW: tuple[tuple[Kind, ...], ...] = ((Hnsw(),),)  # to build, so over the full vectors only
 QUERIES = 300  # users who ask for latency and recall
 ASKED = 2000  # held-out queries that NDCG is a mean of
 
@@ -30,6 +31,7 @@ def dial(
     *,
     dimensions: Sequence[int] = (),
     kinds: Sequence[Sequence[Kind]] = KINDS,
+    slow: Sequence[Sequence[Kind]] = SLOW,
     split: Split | None = None,
     asked: int = ASKED,
 ) -> pd.DataFrame:
@@ -44,6 +46,7 @@ def dial(
         dataset: with the test part; NDCG is left out without one.
         dimensions: to cut vectors to; those that training trained, and where it trained only one, halves of it.
         kinds: of index, rows of those that differ in effort only.
+        slow: further kinds, over the first of the dimensions alone.
         split: of the dataset; that of the bundle's evaluation if left out.
         asked: held-out queries, at most.
 
@@ -57,14 +60,13 @@ def dial(
     queries = space.user_vectors[spread(space.users, QUERIES)] if len(space.users) else None
     if queries is None:
         queries = space.vectors[spread(np.arange(len(space)), QUERIES)]
-    trials = measure(
-        space.vectors,
-        np.ascontiguousarray(queries),
-        dimensions=sizes,
-        unit=space.unit,
-        families=kinds,
-        say=space.say,
-    )
+    asking = np.ascontiguousarray(queries)
+    trials: list[Trial] = []
+    for some, families in ((sizes[:1], (*kinds, *slow)), (sizes[1:], kinds)):
+        if some and families:
+            # The floor, at the full dimension, comes first; once is enough.
+            made = measure(space.vectors, asking, dimensions=some, unit=space.unit, families=families, say=space.say)
+            trials += made[bool(trials) :]
     ndcg = {size: _ndcg(space, dataset, size, split, asked) for size in sizes} if dataset is not None else {}
     return pd.DataFrame(
         [
@@ -97,10 +99,11 @@ def split_said(space: Space) -> Split | None:
         return None
     try:
         call = ast.parse(f"_({found[2]})", mode="eval").body
-        assert isinstance(call, ast.Call)
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            return None
         said = {str(one.arg): ast.literal_eval(one.value) for one in call.keywords}
         return split_of({"kind": found[1], **said})
-    except (AssertionError, KeyError, SyntaxError, TypeError, ValueError):
+    except (KeyError, SyntaxError, TypeError, ValueError):
         return None
 
 

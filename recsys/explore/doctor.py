@@ -111,7 +111,7 @@ def examine(
     clock("lists", lambda: space.lists)
     twice = clock("duplicates", lambda: duplicates(space))
     grouped = clock("clusters", lambda: clusters(space, resolution=resolution))
-    far = clock("outliers", lambda: outliers(space))
+    far = clock("outliers", lambda: outliers(space, grouped))
     seen = clock("exposure", lambda: exposure(space))
     filled = clock("collapse", lambda: collapse(space))
     guessed = clock("attributes", lambda: [guess(space, name) for name in guessable(space)])

@@ -60,7 +60,7 @@ def drift(old: Space, new: Space) -> Drift:
     Raises:
         ValueError: they share fewer than two items, or have no dimension in common.
     """
-    one, other = _shared(old.ids, new.ids)
+    one, other = shared_rows(old.ids, new.ids)
     if len(one) < 2:
         raise ValueError(f"{old.name} and {new.name} share {len(one)} items; there is no drift to measure")
     both = [size for size in (old.dimensions or (old.vectors.shape[1],)) if size in _sizes(new)]
@@ -68,7 +68,7 @@ def drift(old: Space, new: Space) -> Drift:
         raise ValueError(f"{old.name} and {new.name} have no dimension in common, so their vectors do not compare")
     size = max(both)
     then, now = _cut(old, old.vectors[one], size), _cut(new, new.vectors[other], size)
-    u, v = _shared(old.user_ids, new.user_ids)
+    u, v = shared_rows(old.user_ids, new.user_ids)
     asking = np.isin(u, old.users) & np.isin(v, new.users)
     u, v = u[asking], v[asking]
     few = spread(np.arange(len(u)), USERS)
@@ -85,8 +85,9 @@ def drift(old: Space, new: Space) -> Drift:
     to_new[one] = other
     known = np.zeros(len(new), dtype=bool)
     known[other] = True
-    before = _first(to_new[old.neighbours.rows[one]])
-    after = _first(np.where(known[new.neighbours.rows[other]], new.neighbours.rows[other], -1))
+    near = min(NEAREST, max(1, len(one) // 4))  # of few items, ten would be most of them
+    before = _first(to_new[old.neighbours.rows[one]], near)
+    after = _first(np.where(known[new.neighbours.rows[other]], new.neighbours.rows[other], -1), near)
     churn = _churn(before, after)
     order = np.argsort(-churn, kind="stable")
     items = new.frame(
@@ -127,9 +128,9 @@ def _users(
     return frame, float(churn.mean())
 
 
-def _first(rows: np.ndarray) -> np.ndarray:
-    """The first NEAREST of neighbours int64 [n, K] that are not −1; −1 fills up."""
-    order = (rows < 0).argsort(axis=1, kind="stable")[:, :NEAREST]
+def _first(rows: np.ndarray, count: int) -> np.ndarray:
+    """The first so many of neighbours int64 [n, K] that are not −1; −1 fills up."""
+    order = (rows < 0).argsort(axis=1, kind="stable")[:, :count]
     return np.take_along_axis(rows, order, 1)
 
 
@@ -146,7 +147,7 @@ def _named(space: Space, rows: np.ndarray) -> list[str]:
     return ["; ".join(space.titles[row[row >= 0][:_EXAMPLES]]) for row in rows]
 
 
-def _shared(old: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def shared_rows(old: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The rows in each of the ids that both have."""
     if not len(old) or not len(new):
         return np.arange(0), np.arange(0)

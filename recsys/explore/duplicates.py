@@ -66,7 +66,7 @@ def duplicates(space: Space, *, cosine: float | None = None) -> Duplicates:
     near = space.neighbours
     thresholds, ratios, ratio, dimension = thresholds_of(near)
     if cosine is not None:
-        thresholds, ratio = np.full(len(space), np.sqrt(2 - 2 * cosine)), None
+        thresholds = np.full(len(space), np.sqrt(2 - 2 * cosine))
     one, place = np.nonzero(near.distances <= thresholds[:, None])
     other = near.rows[one, place]
     mutual = near.distances[one, place] <= thresholds[other]
@@ -93,7 +93,7 @@ def duplicates(space: Space, *, cosine: float | None = None) -> Duplicates:
             both[0], other_id=space.ids[both[1]], other_title=space.titles[both[1]], cosine=1 - apart**2 / 2
         ),
         groups=groups,
-        ratio=ratio,
+        ratio=ratio if cosine is None else None,
         thresholds=thresholds,
         ratios=ratios,
         dimension=dimension,

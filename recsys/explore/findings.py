@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -43,7 +43,7 @@ class Finding:
     severity: Severity
     what: str
     fix: str = ""
-    figures: dict[str, float | int | None] = field(default_factory=dict)
+    figures: Mapping[str, float | None] = field(default_factory=dict)
     evidence: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -52,19 +52,26 @@ def of_duplicates(found: Duplicates, space: Space) -> Finding:
     items, groups = len(found.groups), found.groups["group"].nunique()
     share = items / max(1, len(space))
     rule = (
-        f"nearer than {found.ratio:.2f} times the {space.k}th neighbour (in the middle, cosine {found.cosine:.4f})"
+        f"nearer than {found.ratio:.2f} times the {space.k}th neighbour (at the median, cosine {found.cosine:.4f})"
         if found.ratio is not None
         else f"cosine {found.cosine:.4f} or more"
     )
-    figures = {"items": items, "groups": groups, "share": share, "cosine": found.cosine, "ratio": found.ratio}
+    figures = {
+        "items": items,
+        "groups": groups,
+        "share": share,
+        "cosine": found.cosine,
+        "ratio": found.ratio,
+    }
     if not items:
         return Finding("duplicates", "fine", f"No item is there twice ({rule}).", figures=figures)
     return Finding(
         "duplicates",
         _graded(share, note=0, warning=0.01, serious=0.2),
-        f"{items:,} items ({share:.1%}) are near-duplicates, in {groups:,} groups: {rule}.",
-        "Merge those that are one thing before training, so that they share interactions, or keep one of each group "
-        "in a list (the rule max_per with an attribute that names the group).",
+        f"{items:,} items ({share:.1%}) are near-duplicates, in {groups:,} group{'s' if groups > 1 else ''}: {rule}.",
+        "Merge those that are one thing before training, so that they share interactions; or declare an attribute that "
+        "names the group, and cap it at one a list (rule `caps`). What is two things wants features that tell them "
+        "apart.",
         figures,
         _rows(found.pairs),
     )
@@ -97,8 +104,8 @@ def of_outliers(found: Outliers, space: Space) -> list[Finding]:
         Finding(
             "outliers",
             _graded(shares[0], note=0, warning=0.05, serious=0.5),
-            f"{far:,} items ({shares[0]:.1%}) lie far from all others: more than {found.threshold:.2f} times as far from "
-            f"their neighbours as those from theirs; nobody took {untaken:,} of them."
+            f"{far:,} items ({shares[0]:.1%}) lie far from all others: more than {found.threshold:.2f} times as far "
+            f"from their neighbours as those from theirs; nobody took {untaken:,} of them."
             if far
             else f"No item lies far from all others (factor {found.threshold:.2f}).",
             "Look at their attributes: a wrong category, an empty text, or a unit that slipped moves an item away. "
@@ -115,8 +122,8 @@ def of_outliers(found: Outliers, space: Space) -> list[Finding]:
             "orphans",
             _graded(shares[1], note=0.01, warning=0.4, serious=0.9),
             f"{orphans:,} items ({shares[1]:.1%}) are among no other item's {space.k} nearest{in_lists}.",
-            "Nothing leads to them: give them a place by rule (boost, or slots for new items), or features that tell "
-            "what they are like."
+            "Nothing leads to them: give them a place by rule (`quotas`, `freshness`), or features that tell what they "
+            "are like."
             if shares[1] > 0.01
             else "",
             {"items": orphans, "share": shares[1]},
@@ -151,8 +158,8 @@ def of_exposure(found: Exposure, space: Space) -> list[Finding]:
                 _graded(1 - reached, note=0.5, warning=0.9, serious=0.99),
                 f"{len(found.never):,} items ({1 - found.coverage:.1%}) are in the list of none of {found.users:,} "
                 f"users; Gini's coefficient of how often items are is {found.gini:.2f}.",
-                "Correct the training for popularity (the loss's logq_correction), or spread lists by rule "
-                "(diversity, freshness)."
+                "Train with more negatives drawn evenly (`uniform` of SampledSoftmax), or widen lists by rule "
+                "(`diversity`, `freshness`, `quotas`)."
                 if reached < 0.5
                 else "",
                 {"items": len(found.never), "coverage": found.coverage, "gini": found.gini, "users": found.users},
@@ -169,7 +176,9 @@ def of_exposure(found: Exposure, space: Space) -> list[Finding]:
             f"Lengths correlate {said}"
             + (f", mean scores {scores:.2f}" if scores is not None else "")
             + (": the popular wins before anybody is asked." if strongest > 0.8 else "."),
-            "Use vectors of length 1 (architecture.unit), or correct the loss for popularity." if strongest > 0.8 else "",
+            "Use vectors of length 1 (`architecture.unit`), or arrange lists by rule (`quotas`, `diversity`)."
+            if strongest > 0.8
+            else "",
             {"length": follows, "score": scores},
         )
     )
@@ -193,8 +202,8 @@ def of_collapse(found: Collapse, space: Space) -> list[Finding]:
     share = found.rank / most
     first, dead = float(found.directions[0]), int(found.dimensions["unused"].sum())
     grades = [_graded(-share, note=-0.3, warning=-0.2, serious=-0.1), _graded(found.mean_cosine, 0.4, 0.7, 0.9)]
-    unused = found.unused if len(space) > 2 * found.of else dead
-    grades.append(_graded(unused / found.of, note=0, warning=0.1, serious=0.5))
+    unused = max(dead, found.unused - (found.of - most))  # n items lie in n − 1 directions at most: that is no fault
+    grades.append(_graded(unused / found.of, note=0, warning=0.2, serious=0.5))
     worst = max(grades, key=SEVERITIES.index)
     dimensions = found.dimensions[found.dimensions["unused"]].reset_index()
     findings = [
@@ -204,8 +213,8 @@ def of_collapse(found: Collapse, space: Space) -> list[Finding]:
             f"Effective rank {found.rank:.1f} of {most}; the first direction holds {first:.0%} of the variance; "
             f"{unused} of {found.of} directions hold next to nothing. Mean cosine {found.mean_cosine:.2f}, uniformity "
             f"{found.uniformity:.2f} ({found.ideal:.2f} if even).",
-            "The vectors use a part of their space: train with more negatives or a higher temperature, a lower learning "
-            "rate, or take fewer dimensions."
+            "The vectors use a part of their space: train with more negatives, a lower learning rate or another "
+            "temperature; if quality is as wanted, take fewer dimensions."
             if worst != "fine"
             else "",
             {
@@ -307,21 +316,19 @@ def of_drift(found: Drift, space: Space, old: Space) -> list[Finding]:
         Finding(
             "drift",
             severity,
-            f"Since {old.name}, {found.churn:.0%} of an item's nearest changed on average{lists}; {found.added:,} items "
-            f"came, {found.removed:,} went. The centre moved by {found.centroid:.2f} of a length, lengths grew by a "
-            f"factor of {found.length:.2f}. {found.comparison.verdict}",
+            f"Since {old.name}, {found.churn:.0%} of an item's nearest changed on average{lists}; {found.added:,} "
+            f"items came, {found.removed:,} went. The centre moved by {found.centroid:.2f} of a length, lengths are "
+            f"{found.length:.2f} times what they were. {found.comparison.verdict}",
             {
                 "the same": "",
-                "the same once rotated": "Whoever stored vectors of the older bundle needs `recsys bundle align` first.",
-                "nothing": "Whoever stored vectors of the older bundle must embed again; if that is not meant, look for "
-                "a changed configuration, seed or dataset.",
+                "the same once rotated": "Whoever stored vectors of the older bundle needs `recsys bundle align`.",
+                "nothing": "Whoever stored vectors of the older bundle must embed again; if that is not meant, look "
+                "for a changed configuration, seed or dataset.",
             }[found.comparison.meaning],
             figures,
-            _rows(found.items),
+            _rows(found.items) + _rows(found.users)[: EVIDENCE // 2],
         )
     ]
-    if found.list_churn is not None:
-        findings[0].evidence.extend(_rows(found.users)[: EVIDENCE // 2])
     if found.retitled > 0.01:
         findings.append(
             Finding(
@@ -348,7 +355,7 @@ def of_leaks(found: Leaks, space: Space) -> list[Finding]:
             f"The bundle and its dataset do not speak of the same things: {said}."
             if wrong
             else "Items, titles and histories are those of the dataset, by id.",
-            "Ids were shuffled, or this is another dataset: seal again from the dataset that the towers were trained on."
+            "Ids were shuffled, or this is another dataset: seal again from the one that the towers were trained on."
             if wrong
             else "",
             {name: float(cast(float, table.loc[name, "share"])) for name in table.index},
@@ -371,8 +378,7 @@ def of_leaks(found: Leaks, space: Space) -> list[Finding]:
                 "leaks",
                 "serious",
                 f"Training saw rows of the test part: {' and '.join(reasons)}.",
-                "The evaluation's figures are of what was learnt by heart: fit again with the split that the evaluation "
-                "uses.",
+                "The evaluation's figures are of what was learnt by heart: fit again with the evaluation's split.",
                 {"items known too early": early},
                 _rows(found.unlawful),
             )
@@ -472,4 +478,4 @@ def _moment(milliseconds: int | None) -> str:
 
 def _later(found: Leaks) -> str:
     apart = pd.Timedelta(int(found.trained_until or 0) - int(found.allowed_until or 0), unit="ms")
-    return f"{apart.days} days" if apart.days else f"{apart.seconds / 60:.0f} minutes"
+    return f"{apart.total_seconds() / 86_400:,.1f} days" if apart.days else f"{apart.seconds / 60:.0f} minutes"

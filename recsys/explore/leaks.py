@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from recsys.attributes import Attributes
 from recsys.data.dataset import Dataset
-from recsys.data.split import Split, in_training, queries_of
+from recsys.data.split import Cuts, Split, in_training, queries_of
 from recsys.explore.dial import split_said
-from recsys.explore.drift import _shared
+from recsys.explore.drift import shared_rows
 from recsys.explore.duplicates import Duplicates, duplicates
-from recsys.explore.space import Space, spread
+from recsys.explore.space import Space, as_objects, spread, titles_of
 
 _USERS = 2000  # users whose histories are compared by id
 _EXAMPLES = 5
@@ -65,7 +65,7 @@ def leaks(space: Space, dataset: Dataset, *, split: Split | None = None, found: 
         raise ValueError("these vectors are of no bundle, so nothing says what they were trained on")
     rows: dict[str, tuple[str, int, int]] = {}
     other = _of(space, dataset)
-    one, two = _shared(space.ids, other.ids)
+    one, two = shared_rows(space.ids, other.ids)
     renamed = np.flatnonzero(space.titles[one] != other.titles[two])
     rows["unknown items"] = ("items of the bundle that the dataset does not have", len(space) - len(one), len(space))
     rows["renamed items"] = ("shared items that have another title in the dataset", len(renamed), len(one))
@@ -108,7 +108,7 @@ def leaks(space: Space, dataset: Dataset, *, split: Split | None = None, found: 
 
 def _histories(space: Space, other: Space) -> tuple[int, int]:
     """How many of the shared users' histories, by id, do not begin those in the dataset, and of how many."""
-    u, v = _shared(space.user_ids, other.user_ids)
+    u, v = shared_rows(space.user_ids, other.user_ids)
     apart, few = 0, spread(np.arange(len(u)), _USERS)
     for a, b in zip(u[few].tolist(), v[few].tolist(), strict=True):
         mine, theirs = space.ids[space.seen(a)], other.ids[other.seen(b)]
@@ -116,9 +116,9 @@ def _histories(space: Space, other: Space) -> tuple[int, int]:
     return apart, len(few)
 
 
-def _twins(space: Space, dataset: Dataset, cuts: Any, found: Duplicates) -> tuple[pd.DataFrame, int]:
+def _twins(space: Space, dataset: Dataset, cuts: Cuts, found: Duplicates) -> tuple[pd.DataFrame, int]:
     """Test targets whose query's history holds another item of their group of duplicates, and how many were asked."""
-    one, two = _shared(space.ids, np.array(dataset.item_ids.array.to_pylist(), dtype=object))
+    one, two = shared_rows(space.ids, np.array(dataset.item_ids.array.to_pylist(), dtype=object))
     group = np.full(dataset.num_items, -1, dtype=np.int64)
     mine = np.full(dataset.num_items, -1, dtype=np.int64)
     group[two], mine[two] = found.group_of[one], one
@@ -137,16 +137,13 @@ def _twins(space: Space, dataset: Dataset, cuts: Any, found: Duplicates) -> tupl
 
 def _of(space: Space, dataset: Dataset) -> Space:
     """A dataset's items and users, called as the bundle calls them."""
-    from recsys.attributes import Attributes
-    from recsys.explore.space import _array, _titles
-
     attributes = Attributes(dataset.schema.items, dataset.item_features(), dataset.num_items)
-    ids = _array(dataset.item_ids.array.to_pylist())
+    ids = as_objects(dataset.item_ids.array.to_pylist())
     return Space.made(
         np.empty((dataset.num_items, 0), dtype=np.float32),
         ids=ids,
-        titles=_titles(attributes, attributes.frame(), ids),
-        user_ids=_array(dataset.user_ids.array.to_pylist()),
+        titles=titles_of(attributes, attributes.frame(), ids),
+        user_ids=as_objects(dataset.user_ids.array.to_pylist()),
         user_offsets=np.asarray(dataset.user_offsets),
         history=np.asarray(dataset.items),
         name=str(dataset.path),

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from recsys.explore.clusters import Clusters
 from recsys.explore.space import Space
 
 _DEVIATIONS = 6.0  # robust standard deviations above the median from which on a factor is far out
-_FACTOR = 1.2  # a factor below which nobody would call an item far out, however alike all the others are
+_FACTOR = 1.5  # a factor below which nobody would call an item far out, however alike all the others are
 _EQUAL = 1e-3  # distances below are of copies, and would make a density infinite
 
 
@@ -20,7 +21,8 @@ class Outliers:
 
     Attributes:
         far: DataFrame, the items beyond the threshold, the farthest first: item_id, title, factor, nearest_cosine,
-            taken (interactions in the histories).
+            taken (interactions in the histories); and, where clusters were given, cluster (its name) and
+            cluster_cosine, with its centre.
         orphans: DataFrame, items that are in no other item's K nearest, and, where there are users, in no user's list:
             item_id, title, factor, taken.
         factor: float64 [N], the local outlier factor: about 1 within a crowd, 2 for an item whose neighbours lie twice
@@ -34,7 +36,7 @@ class Outliers:
     threshold: float
 
 
-def outliers(space: Space) -> Outliers:
+def outliers(space: Space, clusters: Clusters | None = None) -> Outliers:
     """Local outlier factors from the shared neighbours, and a threshold from their distribution.
 
     Breunig, Kriegel, Ng and Sander 2000, "LOF: identifying density-based local outliers", doi 10.1145/335191.335388.
@@ -44,6 +46,7 @@ def outliers(space: Space) -> Outliers:
 
     Args:
         space: whose items.
+        clusters: theirs, to tell which one an item should belong to.
     """
     taken = np.bincount(space.history, minlength=len(space))
     factor = outlier_factors(space)
@@ -59,8 +62,12 @@ def outliers(space: Space) -> Outliers:
     orphans = np.flatnonzero(alone)
     orphans = orphans[np.argsort(-factor[orphans], kind="stable")]
     near = space.neighbours.cosines[:, 0] if space.k else np.zeros(len(space))
+    far = space.frame(out, factor=factor[out], nearest_cosine=near[out], taken=taken[out])
+    if clusters is not None:
+        of = clusters.items.iloc[out]
+        far = far.assign(cluster=of["name"].to_numpy(), cluster_cosine=of["cosine"].to_numpy())
     return Outliers(
-        far=space.frame(out, factor=factor[out], nearest_cosine=near[out], taken=taken[out]),
+        far=far,
         orphans=space.frame(orphans, factor=factor[orphans], taken=taken[orphans]),
         factor=factor,
         threshold=threshold,

@@ -41,7 +41,9 @@ def text(report: Report) -> str:
     """Findings, the worst first, wrapped, with their fixes; then what each part took."""
     about = report.about
     unit = "of length 1" if about["unit"] else "of any length"
-    lines = [f"{report.name}: {about['items']:,} items, {about['users']:,} users, {about['dimension']} dimensions, {unit}"]
+    lines = [
+        f"{report.name}: {about['items']:,} items, {about['users']:,} users, {about['dimension']} dimensions, {unit}"
+    ]
     lines.append(", ".join(f"{number} {name}" for name, number in report.counts().items() if number))
     for one in report.findings:
         lines += ["", *_wrapped(f"{MARKS[one.severity]} {one.severity:<8}{one.check}: {one.what}")]
@@ -63,7 +65,7 @@ def page(report: Report) -> str:
     Whatever a catalogue says is escaped by the template.
     """
     templates = environment("recsys.explore")
-    templates.filters |= {"percent": _percent, "number": _number, "told": _told}
+    templates.filters.update(percent=_percent, number=_number, told=_told)
     longest = max(report.seconds.values())
     return templates.get_template("doctor.html.j2").render(
         report=report,
@@ -100,7 +102,12 @@ def _points(report: Report) -> list[tuple[float, float, int, str]]:
     low, high = (some[["x", "y"]].quantile(share).to_numpy() for share in (0.002, 0.998))
     places = (some[["x", "y"]].to_numpy() - low) / np.maximum(high - low, 1e-12)
     return [
-        (round(float(640 * x), 1), round(float(420 * (1 - y)), 1), int(cluster) if cluster < _COLOURS else -1, str(title))
+        (
+            round(float(640 * x), 1),
+            round(float(420 * (1 - y)), 1),
+            int(cluster) if cluster < _COLOURS else -1,
+            str(title),
+        )
         for (x, y), cluster, title in zip(places.clip(0, 1), some["cluster"], some["title"], strict=True)
     ]
 
@@ -134,7 +141,9 @@ def _dial(table: pd.DataFrame) -> list[dict[str, Any]]:
     sizes = sorted(table["dimension"].unique())
     place = {size: plots.WIDTH * at / max(1, len(sizes) - 1) for at, size in enumerate(sizes)}
     lines = []
-    measured = [(name, table[table["index"] == name], "recall@10") for name in table["index"].unique() if name != "X @ q"]
+    measured = [
+        (name, table[table["index"] == name], "recall@10") for name in table["index"].unique() if name != "X @ q"
+    ]
     flat = table[table["index"] == "Flat"]
     if len(flat) and flat["ndcg@10"].notna().all():
         best = max(float(flat["ndcg@10"].max()), 1e-12)
@@ -154,9 +163,10 @@ def _told(row: dict[str, Any]) -> str:
     """An example in a line: what it is called, then the rest by name."""
     left = {name: value for name, value in row.items() if value is not None}
     first = [str(left.pop(name)) for name in ("title", "name", "user_id") if name in left][:1]
-    if "other_title" in left:
-        first = [f"{first[0]} ≈ {left.pop('other_title')}"]
-    for name in ("item_id", "other_id"):
+    for name in ("other_title", "twin_title"):
+        if name in left:
+            first = [f"{first[0]} ≈ {left.pop(name)}"]
+    for name in ("item_id", "other_id", "twin_id"):
         left.pop(name, None)
     rest = ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in left.items())
     return f"{first[0]}: {rest}" if first and rest else (first[0] if first else rest)

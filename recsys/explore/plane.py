@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ def plane(
 
     Both are of vectors of length 1, so that what lies close is alike. "pca" keeps the two directions of the greatest
     variance, in an instant; "umap" (McInnes, Healy and Melville 2018, arXiv 1802.03426) keeps neighbourhoods, takes
-    from the shared neighbours what it would search for, and half a minute to import.
+    from the shared neighbours what it would search for, but takes a minute or so, much of it to compile.
 
     Args:
         space: whose items.
@@ -61,4 +62,6 @@ def _umap(space: Space, seed: int) -> np.ndarray:
     distances = np.concatenate([np.zeros((len(space), 1), dtype=np.float32), near.distances], axis=1)
     known: Any = (rows, distances, None)
     made = umap.UMAP(n_neighbors=space.k + 1, precomputed_knn=known, random_state=seed, n_jobs=1, init="pca")
-    return np.asarray(made.fit_transform(space.unit_vectors), dtype=np.float32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "precomputed_knn")  # it could not map further items, which nobody asks
+        return np.asarray(made.fit_transform(space.unit_vectors), dtype=np.float32)

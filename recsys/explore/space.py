@@ -105,17 +105,17 @@ class Space:
             bundle: opened.
             say: told of each step that takes long, a line each.
         """
-        ids = _array(bundle.item_ids.array.to_pylist())
+        ids = as_objects(bundle.item_ids.array.to_pylist())
         frame = bundle.attributes.frame()
         return cls(
             vectors=np.asarray(bundle.item_vectors),
             ids=ids,
-            titles=_titles(bundle.attributes, frame, ids),
+            titles=titles_of(bundle.attributes, frame, ids),
             attributes=frame,
             kinds={f.name: f.kind for f in bundle.schema.items.features} if bundle.schema.items else {},
             popularity=bundle.popularity,
             user_vectors=np.asarray(bundle.user_vectors),
-            user_ids=_array(bundle.user_ids.array.to_pylist()),
+            user_ids=as_objects(bundle.user_ids.array.to_pylist()),
             user_offsets=np.asarray(bundle.user_offsets),
             history=np.asarray(bundle.history_items),
             dimensions=tuple(int(size) for size in bundle.manifest.content["dimensions"]),
@@ -129,7 +129,7 @@ class Space:
     def made(cls, vectors: np.ndarray, **known: Any) -> Self:
         """A space of bare vectors, float32 [N, D]; items are called by their rows unless `known` says better."""
         rows = np.arange(len(vectors))
-        said: dict[str, Any] = {"ids": rows, "titles": _array([f"item {row}" for row in rows])} | known
+        said: dict[str, Any] = {"ids": rows, "titles": as_objects([f"item {row}" for row in rows])} | known
         return cls(vectors=np.ascontiguousarray(vectors, dtype=np.float32), **said)
 
     def __len__(self) -> int:
@@ -185,8 +185,8 @@ class Space:
 
     @cached_property
     def users(self) -> np.ndarray:
-        """int64: the rows of users with a history."""
-        return np.flatnonzero(np.diff(self.user_offsets))
+        """int64: the rows of users with a history; none where users have no vectors."""
+        return np.flatnonzero(np.diff(self.user_offsets)) if len(self.user_vectors) else np.arange(0)
 
     @cached_property
     def lists(self) -> Lists:
@@ -234,18 +234,18 @@ def spread(values: np.ndarray, count: int) -> np.ndarray:
     return values[np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).astype(np.int64))]
 
 
-def _array(values: list[Any]) -> np.ndarray:
+def as_objects(values: list[Any]) -> np.ndarray:
     """Python values as one array of objects, so that ids stay what they are."""
     made = np.empty(len(values), dtype=object)
     made[:] = values
     return made
 
 
-def _titles(attributes: Attributes, frame: pd.DataFrame, ids: np.ndarray) -> np.ndarray:
+def titles_of(attributes: Attributes, frame: pd.DataFrame, ids: np.ndarray) -> np.ndarray:
     """What to call each item [N]: the first text or word that an answer shows of it, else its id."""
     shown = [f for f in (attributes.entity.features if attributes.entity else ()) if f.show]
     words = [f.name for f in shown if f.kind == "text"] + [f.name for f in shown if f.kind == "categorical"]
-    titles = _array([str(value) for value in ids])
+    titles = as_objects([str(value) for value in ids])
     for name in reversed(words):
         column = frame[name].to_numpy(dtype=object)
         there = np.array([isinstance(value, str) and bool(value) for value in column], dtype=bool)

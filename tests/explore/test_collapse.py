@@ -45,3 +45,47 @@ def test_mean_cosine_has_a_twin_that_looks_at_every_pair(n, d, seed):
     assert mean_cosine(vectors) == pytest.approx(np.mean(pairs), abs=1e-5)
 
 
+def test_uniformity_and_alignment_are_what_their_definitions_say():
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(40, 6))
+    offsets, history = np.array([0, 3, 3, 5]), np.array([1, 2, 3, 7, 9])
+    found = collapse(Space.made(vectors, user_offsets=offsets, history=history))
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    squares = ((unit[:, None] - unit[None]) ** 2).sum(2)[~np.eye(40, dtype=bool)]
+    assert found.uniformity == pytest.approx(np.log(np.exp(-2 * squares).mean()), abs=0.02)
+    # Only within a user: 1 → 2, 2 → 3, 7 → 9.
+    assert found.alignment == pytest.approx(
+        np.mean([((unit[a] - unit[b]) ** 2).sum() for a, b in [(1, 2), (2, 3), (7, 9)]])
+    )
+
+
+def test_what_fills_the_sphere_evenly_has_the_ideal_uniformity():
+    for size in (2, 3, 64):
+        found = collapse(Space.made(np.random.default_rng(0).normal(size=(5000, size))))
+        assert found.uniformity == pytest.approx(found.ideal, abs=0.02)
+        assert found.rank_share > 0.99
+        assert found.unused == 0
+
+
+def test_a_dimension_and_a_direction_without_variance_are_named():
+    vectors = np.random.default_rng(0).normal(size=(500, 8))
+    vectors[:, 3] = 5.0  # the same everywhere
+    vectors[:, 6] = vectors[:, 2]  # says nothing new, and yet varies
+    found = collapse(Space.made(vectors))
+    assert found.dimensions.index[found.dimensions["unused"]].tolist() == [3]
+    assert found.unused == 2
+    assert found.alignment is None
+    assert found.coherence is None
+
+
+def test_histories_that_follow_the_vectors_cohere_and_shuffled_ones_do_not():
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(20, 16))
+    of = np.arange(1000) % 20
+    vectors = centres[of] + 0.3 * random.normal(size=(1000, 16))
+    history = np.concatenate([random.choice(np.flatnonzero(of == user % 20), 10) for user in range(300)])
+    offsets = np.arange(0, 3001, 10)
+    right = collapse(Space.made(vectors, user_offsets=offsets, history=history))
+    wrong = collapse(Space.made(vectors, user_offsets=offsets, history=random.permutation(1000)[history]))
+    assert right.coherence > 0.8
+    assert abs(wrong.coherence) < 0.05

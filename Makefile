@@ -69,6 +69,15 @@ format: $(DEV) ## let ruff mend what it can
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
+.PHONY: notebooks
+notebooks: $(DEV) ## run the notebooks on the demo's data, and render them into build/notebooks
+	@test -n "$${RECSYS_REGISTRY-}" || test -e demo/registry/CURRENT || \
+		{ echo "Run make demo EXIT=1 first, or set RECSYS_REGISTRY and RECSYS_DATASET to full paths" >&2; exit 1; }
+	@for notebook in notebooks/*.ipynb; do began=$$SECONDS; \
+		$(VENV)/bin/jupyter nbconvert --log-level ERROR --execute --to html --output-dir build/notebooks \
+			--TemplateExporter.extra_template_basedirs notebooks --template page $$notebook; \
+		echo "build/$${notebook%.ipynb}.html  took $$((SECONDS - began)) s"; done
+
 .PHONY: venv
 venv: $(DEV) ## the environment for everything, in .venv; FAISS=cpu or gpu overrules what is found
 

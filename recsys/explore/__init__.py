@@ -13,5 +13,8 @@
 - `dial`: what each dimension and each kind of index costs and finds
 - `plane`: a map
 
-`doctor.examine` asks them all, and says what is wrong and what to do.
+`doctor.examine` asks all of these, and says what is wrong and what to do.
+
+Two more stand beside them: `log`, a dataset's interactions and what a split makes of them; and `whatif`, a history to
+edit, recommendations as tables, and what moved between two.
 """

@@ -141,7 +141,7 @@ def peer(
         known = ask_some(data, work / "asked", days, most)
         one = Peer(name, (str(PYTHON), str(SCRIPT), name), (settings,), options)
         run_peer(one, settings, work / "asked", work / name)
-        figures = {}
+        figures: dict[str, Any] = {}
         for part in PARTS:
             lists = np.load(work / name / f"{part}.npy")
             listed = Listed(sampled(data, part).end, np.where(lists >= 0, known[lists], -1), data.num_items)

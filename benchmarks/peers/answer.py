@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from threadpoolctl import threadpool_limits  # type: ignore[import-not-found]
+from threadpoolctl import threadpool_limits
 
 PARTS = ("validation", "test")
 Answer = Callable[["Histories"], np.ndarray]

@@ -236,8 +236,8 @@ def of_collapse(found: Collapse, space: Space) -> list[Finding]:
             Finding(
                 "coherence",
                 "serious" if unlike else "warning" if weak else "fine",
-                f"Items that users took one after the other lie {found.coherence:.0%} nearer together than such items "
-                f"paired at random (alignment {found.alignment:.2f} against {found.apart:.2f}, "
+                f"Items that users took one after the other lie {max(found.coherence, 0.0):.0%} nearer together than "
+                f"such items paired at random (alignment {found.alignment:.2f} against {found.apart:.2f}, "
                 f"{found.deviations:.0f} standard errors)" + (": the histories say nothing." if unlike else "."),
                 "Vectors and histories are not of the same items: rows or ids were shuffled between training and "
                 "sealing, or the towers are untrained. Prepare, fit and seal again from one dataset."

@@ -56,7 +56,7 @@ def assert_problem(reply: Reply, status: int, *words: str) -> None:
         ("/v1/users//recommendations", 404, ["names no user"]),
         ("/v1/users/u3", 404, ["/v1/users/u3", "/docs"]),
         ("/v1/users/u3/recommendations/", 404, ["/docs"]),
-        ("/", 404, ["/docs"]),
+        ("/nothing", 404, ["/docs"]),
         (POST, 405, ["GET", "use POST"]),
     ],
 )

@@ -10,7 +10,8 @@ from recsys.data.chained import Chained
 from recsys.data.news import News
 from recsys.data.prepare import PrepareError, prepare
 from recsys.data.snapshot import opened, snapshot
-from recsys.data.sources import Batch, Csv, SourceError, Sql, Tables
+from recsys.data.sources import Batch, Csv, SourceError, Tables
+from recsys.data.sql import Sql
 from tests.data.test_snapshot import SCHEMA
 
 NAMES = ["user", "item", "time"]

@@ -19,7 +19,8 @@ from recsys.artifacts import ArtifactError
 from recsys.data.movielens import MovieLens
 from recsys.data.prepare import PrepareError, prepare
 from recsys.data.snapshot import Snapshot, manifest, opened, snapshot
-from recsys.data.sources import Batch, Csv, Parquet, SourceError, Sql, Tables, Unparsed
+from recsys.data.sources import Batch, Csv, Parquet, SourceError, Tables, Unparsed
+from recsys.data.sql import Sql
 from recsys.data.synthetic import Synthetic
 
 NAMES = ["user", "item", "time"]

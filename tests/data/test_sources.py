@@ -8,7 +8,8 @@ import pytest
 import sqlalchemy
 
 from recsys.data.schema import SchemaError
-from recsys.data.sources import Csv, Parquet, SourceError, Sql, Tables
+from recsys.data.sources import Csv, Parquet, SourceError, Tables
+from recsys.data.sql import Sql
 
 ROWS = [("u1", "a", 10), ("u2", "b", 20), ("u1", "ç,|", 30)]
 NAMES = ["user", "item", "time"]

@@ -23,7 +23,9 @@ from pytorch_lightning.trainer.connectors.callback_connector import _CallbackCon
 from recsys.artifacts import ArtifactError
 from recsys.bundle import Bundle
 from recsys.cli import main
-from recsys.cluster import LOG, Cluster, ClusterError, ToRay, WorkerCLI, _absolute, _require, connected, embed, fit
+from recsys.cluster.embedding import embed
+from recsys.cluster.fitting import LOG, ToRay, WorkerCLI, _absolute, fit
+from recsys.cluster.place import Cluster, ClusterError, connected, require
 from recsys.data.dataset import Dataset
 from recsys.data.module import HistoryData
 from recsys.data.split import LeaveOneOut
@@ -235,7 +237,7 @@ def attempts_that_end_with(errors, monkeypatch):
         made.append(said)
         return WorkerGroupError("", errors)
 
-    monkeypatch.setattr("recsys.cluster._attempt", attempt)
+    monkeypatch.setattr("recsys.cluster.fitting._attempt", attempt)
     return made
 
 
@@ -261,7 +263,7 @@ def test_a_worker_without_the_dataset_says_what_is_needed(tmp_path, ray):
         f"the worker on .* finds nothing at {tmp_path / 'x'}; a cluster's workers need it on storage that all of them"
     )
     with pytest.raises(ArtifactError, match=told):
-        _require(tmp_path, tmp_path / "x")
+        require(tmp_path, tmp_path / "x")
 
 
 def test_vectors_made_by_workers_are_the_local_ones(ray, toy, toy_bundle):

@@ -12,7 +12,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from recsys.artifacts import NO_ROOM, ArtifactError
-from recsys.cluster import ClusterError
+from recsys.cluster.place import ClusterError
 
 # MovieLens and Synthetic are tables that the configuration can then name without their modules.
 from recsys.data import movielens, synthetic  # noqa: F401

@@ -45,9 +45,9 @@ def train_with(settings: Settings) -> Train:
         return _train_here
 
     def train_there(config: dict[str, Any], run: Path, warm_start: Path | None) -> None:
-        from recsys import cluster  # Ray takes a second to import, and most nights need none
+        from recsys.cluster.fitting import fit  # what Ray needs, most nights do not
 
-        cluster.fit(config, run, settings.cluster, warm_start=warm_start)
+        fit(config, run, settings.cluster, warm_start=warm_start)
 
     return train_there
 
@@ -58,9 +58,9 @@ def embed_with(settings: Settings, checkpoint: Path) -> Embed:
         return embed
 
     def embed_there(trained: Trained, data: Dataset) -> Any:
-        from recsys import cluster
+        from recsys.cluster.embedding import embed as embed_on
 
-        return cluster.embed(checkpoint, data.path, settings.cluster)
+        return embed_on(checkpoint, data.path, settings.cluster)
 
     return embed_there
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from recsys.cluster import Cluster
+from recsys.cluster.place import Cluster
 from recsys.data.sources import Tables
 from recsys.index.build import Kind
 from recsys.nightly.fitting import WarmStart

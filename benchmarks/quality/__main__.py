@@ -91,7 +91,7 @@ def main() -> None:
         done = {result["seed"] for result in saved(row) if result["model"] == MODEL}
         for seed in said.seeds or range(row.seeds):
             if said.again:
-                shutil.rmtree(said.work / row.name / str(seed), ignore_errors=True)
+                shutil.rmtree(said.work / "runs" / row.name / str(seed), ignore_errors=True)
             elif seed in done:
                 print(f"{row.name}, seed {seed}: saved; --again trains it anew", file=sys.stderr)
                 continue

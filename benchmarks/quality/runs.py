@@ -41,7 +41,7 @@ def trained(row: Row, seed: int, raw: Path, work: Path) -> dict[str, Any]:
     Returns:
         The result, as it is also written to RESULTS.
     """
-    path, out = dataset(row.tables, raw, work), work / row.name / str(seed)
+    path, out = dataset(row.tables, raw, work), work / "runs" / row.name / str(seed)
     config, code = row.config.read_text(encoding="utf-8"), code_digest()
     mark, made_of = out / "made-of.json", json.dumps({"config": config, "code": code})
     if not mark.exists() or mark.read_text(encoding="utf-8") != made_of:  # nothing of another make is gone on with

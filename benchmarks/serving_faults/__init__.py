@@ -1,0 +1,1 @@
+"""What callers notice when things break: `python -m benchmarks.serving_faults`."""

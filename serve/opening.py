@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from recsys.artifacts import ArtifactError, Manifest, verify
 from recsys.bundle import FORMAT_VERSION, KIND, Bundle
@@ -35,7 +36,13 @@ def settle() -> None:
 
     A full collection of cycles walks a quarter of a million objects of the imported packages, in a fifth of a second in
     which nothing is answered. None of them is ever garbage, so none is walked again. A bundle must be: open it after.
+
+    PyTorch is told that one history at a time is its work: handing a product as small as that to a second thread takes
+    longer than doing it (four times the tower's time, on two cores with others on them), and setting up oneDNN's
+    kernels a fifth of the tower's time more than they save.
     """
+    torch.set_num_threads(1)
+    torch.backends.mkldnn.set_flags(False)
     gc.collect()
     gc.freeze()
 

@@ -21,6 +21,7 @@ from unittest.mock import ANY
 
 import numpy as np
 import pytest
+import torch
 
 from recsys.artifacts import ArtifactError, read_manifest, verify
 from recsys.bundle import FORMAT_VERSION, KIND, Bundle
@@ -119,6 +120,13 @@ def settled(one_thread: None) -> Iterator[None]:
     yield
     gc.unfreeze()
     sys.setswitchinterval(interval)
+    torch.backends.mkldnn.set_flags(True)
+
+
+def test_one_thread_answers_however_many_cores_there_are() -> None:
+    torch.set_num_threads(2)
+    settle()
+    assert torch.get_num_threads() == 1
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ class Report:
         name: of the bundle.
         about: items, users, dimension, unit and k.
         findings: the worst first; of equals, in the order asked.
-        seconds: what each part took, "neighbours" being the floor: the exact pass that the others share.
+        seconds: what each part took; the floor is not among them where the space had made that pass before.
         duplicates, clusters, outliers, exposure, collapse, drift: what the finders gave; drift only beside another.
         map: a row an item; see `recsys.explore.plane.plane`.
         dial: a row a trial; None if it was not asked for.
@@ -56,6 +56,11 @@ class Report:
     map: pd.DataFrame
     drift: Drift | None = None
     dial: pd.DataFrame | None = None
+
+    @property
+    def floor(self) -> float | None:
+        """Seconds of the one exact pass that the finders share; None where it was made before, and so not timed."""
+        return self.seconds.get(FLOOR)
 
     @property
     def worst(self) -> Severity:
@@ -106,7 +111,8 @@ def examine(
     if len(space) < 2:
         raise ValueError(f"{space.name} has {len(space)} items; there is nothing to look into")
     clock = _Clock()
-    clock(FLOOR, lambda: space.neighbours)
+    if "neighbours" not in vars(space):  # else it was made before: reading it again is no floor
+        clock(FLOOR, lambda: space.neighbours)
     clock("lists", lambda: space.lists)
     twice = clock("duplicates", lambda: duplicates(space))
     grouped = clock("clusters", lambda: clusters(space, resolution=resolution))

@@ -93,7 +93,7 @@ class IdMap:
         return rows
 
     def row(self, value: Id) -> int | None:
-        """The row of one id, or None if it is unknown. A URL's text finds an integer id."""
+        """The row of one id, numpy's scalars too, or None if it is unknown. A URL's text finds an integer id."""
         if self.is_integer and isinstance(value, str):
             try:
                 number = int(value)
@@ -102,7 +102,7 @@ class IdMap:
             if str(number) != value:  # "1_000", " 7" and "007" are no way to write an integer id
                 return None
             value = number
-        elif not self.is_integer and isinstance(value, int):
+        elif not self.is_integer and isinstance(value, (int, np.integer)):
             value = str(value)
         return self._row_of.get(value)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -225,7 +225,7 @@ class Recommender:
             RequestError: k, the filter, a rule or a feature cannot be used, or both or neither of items and features
                 are given.
         """
-        seeds = [items] if isinstance(items, (str, int)) else list(items)
+        seeds = list(items) if isinstance(items, Iterable) and not isinstance(items, str) else [items]
         if (features is None) == (not seeds):
             raise RequestError("give either the items to be similar to, or the features of one")
         query = Query(None, (), k, exclude, True, filter, rules, explain, effort, now_ms)
@@ -314,7 +314,7 @@ class Recommender:
         query = request.query
         if query.k < 1:
             raise RequestError(f"k is {query.k}; ask for at least 1 item")
-        if query.exclude:
+        if len(query.exclude):
             excluded.append(self.live.rows(list(query.exclude)))
         excluded = [rows for rows in excluded if len(rows)]
         if excluded:

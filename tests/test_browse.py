@@ -130,6 +130,25 @@ def test_what_is_declared_is_told_with_its_values_and_ends(shop_bundle: Bundle) 
     assert dict(told["tags"].values) == dict(sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:2])
 
 
+def test_words_are_counted_once_for_each_state_of_the_items(shop_bundle: Bundle, monkeypatch) -> None:
+    counted: list[str] = []
+    count = LiveCatalogue.counts
+    monkeypatch.setattr(
+        LiveCatalogue, "counts", lambda live, name, among: counted.append(name) or count(live, name, among)
+    )
+    recommender = Recommender(shop_bundle)
+    for values in (0, 2, 99):
+        told = {one.name: one for one in recommender.browse.attributes(values=values)}
+        assert [word for word, _ in told["brand"].values] == ["b1", "b2", "b0", "b3", "late"][:values]
+        assert told["brand"].distinct == 5
+    recommender.browse.map(attribute="tags")
+    assert counted == ["brand", "tags"]
+    changed = recommender.with_live([LiveItem("x", {"brand": "late", "tags": []}, True, 1 << 42)])
+    told = {one.name: one for one in changed.browse.attributes()}
+    assert dict(told["brand"].values)["late"] == 2
+    assert counted == ["brand", "tags"] * 2
+
+
 def test_a_map_is_of_the_most_popular_and_tells_apart_by_the_rarest_word(shop_bundle: Bundle) -> None:
     browse = Recommender(shop_bundle).browse
     whole, few = browse.map(attribute="tags"), browse.map(limit=5)

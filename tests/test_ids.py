@@ -18,6 +18,12 @@ def test_rows_and_ids_stand_for_each_other():
     assert ids.rows(["a", 7, "b"]).tolist() == [1, -1, 0]
     assert IdMap.of(["7", "8"]).rows([8, 7]).tolist() == [1, 0]
     assert IdMap.of([7, 8]).rows([8, 9, 7]).tolist() == IdMap.of([7, 8]).rows(["8", "9", 7]).tolist() == [1, -1, 0]
+    assert (
+        IdMap.of(["7", "8"]).rows(np.array([8, 7])).tolist()
+        == IdMap.of([7, 8]).rows(np.array([8, 7])).tolist()
+        == [1, 0]
+    )
+    assert IdMap.of(["7", "8"]).row(np.uint8(8)) == IdMap.of([7, 8]).row(np.str_("8")) == 1
     assert ids.rows([]).tolist() == []
     assert ids.rows(pa.array(["a", None, "b"])).tolist() == [1, -1, 0]
     assert ids.ids(np.array([2, 0, 0])) == ["007", "b", "b"]

@@ -63,8 +63,3 @@ def test_bring_your_own_data(tmp_path: Path) -> None:
     answer = recommender.recommend(history=[Event("A03", event="view"), Event("A04")], k=5, filter={"price": {"lt": 9}})
     assert [item.item_id[0] for item in answer.items] == ["A"] * 5
     assert answer.items[0].item_id == "A05"
-
-
-def test_every_file_that_is_named_exists() -> None:
-    for name in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
-        assert Path(name).exists(), name

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recsys.data.history import History, gap_buckets
+from recsys.ids import IdMap
 from recsys.index.build import Flat, HalfPrecision, Hnsw, build
 from recsys.live import LiveCatalogue
 from recsys.model.hstu import HSTU
@@ -449,6 +450,25 @@ def test_seeds_that_nobody_knows_are_named(toy_recommender):
     assert answer.items == toy_recommender.similar("i3", k=4).items
     with pytest.raises(UnknownItem, match=r"there is no item 'gone' or 'lost' in bundle"):
         toy_recommender.similar(["gone", "lost"])
+
+
+@pytest.mark.parametrize("kind", [int, str])
+def test_ids_may_be_numbers_of_numpy(toy_bundle, kind):
+    items = IdMap.of([kind(row) for row in range(len(toy_bundle.item_ids))])
+    users = IdMap.of([kind(row) for row in range(len(toy_bundle.user_ids))])
+    recommender = Recommender(replace(toy_bundle, item_ids=items, user_ids=users))
+    one, some = np.int64(3), np.array([5, 7])
+    for said, meant in (
+        (recommender.similar(one, k=4), recommender.similar(kind(3), k=4)),
+        (recommender.similar(some, exclude=some + 1, k=4), recommender.similar([5, 7], exclude=[6, 8], k=4)),
+        (recommender.recommend(user_id=one, k=4), recommender.recommend(user_id=kind(3), k=4)),
+        (recommender.recommend(history=[Event(one)], k=4), recommender.recommend(history=[Event(kind(3))], k=4)),
+    ):
+        assert (said.strategy, said.items, said.unknown_items) == (meant.strategy, meant.items, [])
+    assert recommender.recommend(user_id=one).strategy == "personalised"
+    assert recommender.why_not(one).rank is not None
+    with pytest.raises(UnknownItem, match=r"there is no item .*99.* in bundle"):
+        recommender.similar(np.uint8(99))
 
 
 def test_an_item_that_does_not_exist_is_like_those_of_its_features(toy_recommender):

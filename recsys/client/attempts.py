@@ -134,7 +134,7 @@ def attempts(call: Call[T], patience: Patience, budget: Budget) -> Generator[Sen
         tried += 1
         left = until - time.monotonic()
         outcome = yield Send(min(patience.timeout_s, left), {"X-Request-ID": request_id})
-        if isinstance(outcome, Reply) and outcome.status not in RETRIED:
+        if isinstance(outcome, Reply) and outcome.status not in RETRIED and not _of_the_proxy(outcome):
             return _read(call, outcome, request_id)
         if outcome is None:
             raise RuntimeError("a Send must be answered with a Reply or a Lost")
@@ -144,6 +144,11 @@ def attempts(call: Call[T], patience: Patience, budget: Budget) -> Generator[Sen
         if end:
             raise _unavailable(call, outcome, end, tried, asked, request_id)
         yield Wait(wait)
+
+
+def _of_the_proxy(reply: Reply) -> bool:
+    """Whether nobody but Ray's proxy has answered: it says 404 in plain text until the service has started."""
+    return reply.status == 404 and reply.headers.get("content-type", "").startswith("text/plain")
 
 
 def _end(

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import pandas as pd
 
 from recsys.data.dataset import Dataset
 from recsys.data.split import Split
-from recsys.explore import findings as judge
+from recsys.explore import judge_bundle, judge_items
 from recsys.explore.attributes import guess, guessable
 from recsys.explore.clusters import Clusters, clusters
 from recsys.explore.collapse import Collapse, collapse
@@ -21,7 +20,7 @@ from recsys.explore.dial import dial
 from recsys.explore.drift import Drift, drift
 from recsys.explore.duplicates import Duplicates, duplicates
 from recsys.explore.exposure import Exposure, exposure
-from recsys.explore.findings import SEVERITIES, Finding, Severity
+from recsys.explore.findings import SEVERITIES, Finding, Severity, plain
 from recsys.explore.leaks import leaks
 from recsys.explore.outliers import Outliers, outliers
 from recsys.explore.plane import plane
@@ -39,7 +38,7 @@ class Report:
         name: of the bundle.
         about: items, users, dimension, unit and k.
         findings: the worst first; of equals, in the order asked.
-        seconds: what each part took, "neighbours" being the floor: the exact pass that the others share.
+        seconds: what each part took; the floor is not among them where the space had made that pass before.
         duplicates, clusters, outliers, exposure, collapse, drift: what the finders gave; drift only beside another.
         map: a row an item; see `recsys.explore.plane.plane`.
         dial: a row a trial; None if it was not asked for.
@@ -57,6 +56,11 @@ class Report:
     map: pd.DataFrame
     drift: Drift | None = None
     dial: pd.DataFrame | None = None
+
+    @property
+    def floor(self) -> float | None:
+        """Seconds of the one exact pass that the finders share; None where it was made before, and so not timed."""
+        return self.seconds.get(FLOOR)
 
     @property
     def worst(self) -> Severity:
@@ -107,7 +111,8 @@ def examine(
     if len(space) < 2:
         raise ValueError(f"{space.name} has {len(space)} items; there is nothing to look into")
     clock = _Clock()
-    clock(FLOOR, lambda: space.neighbours)
+    if "neighbours" not in vars(space):  # else it was made before: reading it again is no floor
+        clock(FLOOR, lambda: space.neighbours)
     clock("lists", lambda: space.lists)
     twice = clock("duplicates", lambda: duplicates(space))
     grouped = clock("clusters", lambda: clusters(space, resolution=resolution))
@@ -116,25 +121,25 @@ def examine(
     filled = clock("collapse", lambda: collapse(space))
     guessed = clock("attributes", lambda: [guess(space, name) for name in guessable(space)])
     found = [
-        *judge.of_collapse(filled, space),
-        judge.of_duplicates(twice, space),
-        *judge.of_outliers(far, space),
-        *judge.of_exposure(seen, space),
-        *judge.of_attributes(guessed, space),
-        judge.of_clusters(grouped),
+        *judge_bundle.of_collapse(filled, space),
+        judge_items.of_duplicates(twice, space),
+        *judge_items.of_outliers(far, space),
+        *judge_items.of_exposure(seen, space),
+        *judge_items.of_attributes(guessed),
+        judge_items.of_clusters(grouped),
     ]
-    if (index := judge.of_index(space)) is not None:
+    if (index := judge_bundle.of_index(space)) is not None:
         found.append(index)
     changed = table = None
     if against is not None:
         changed = clock("drift", lambda: drift(against, space))
-        found += judge.of_drift(changed, space, against)
+        found += judge_bundle.of_drift(changed, against)
     if dataset is not None and space.bundle is not None:
         leaked = clock("leaks", lambda: leaks(space, dataset, split=split, found=twice))
-        found += judge.of_leaks(leaked, space)
+        found += judge_bundle.of_leaks(leaked)
     if with_dial:
         table = clock("dial", lambda: dial(space, dataset, split=split))
-        found.append(judge.of_dial(table))
+        found.append(judge_bundle.of_dial(table))
     places = clock("map", lambda: plane(space, grouped, method=method))
     return Report(
         name=space.name,
@@ -168,20 +173,8 @@ def to_json(report: Report) -> str:
         "worst": report.worst,
         "about": report.about,
         "findings": [asdict(one) for one in report.findings],
-        "clusters": _records(report.clusters.table.reset_index()),
-        "dial": None if report.dial is None else _records(report.dial),
+        "clusters": report.clusters.table.reset_index().to_dict(orient="records"),
+        "dial": None if report.dial is None else report.dial.to_dict(orient="records"),
         "seconds": report.seconds,
     }
-    return json.dumps(_plain(said), indent=1, ensure_ascii=False, allow_nan=False)
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): judge.plain(value) for name, value in row.items()} for row in frame.to_dict(orient="records")]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(name): _plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(one) for one in value]
-    return judge.plain(value)
+    return json.dumps(plain(said), indent=1, ensure_ascii=False, allow_nan=False)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recsys.explore.doctor import FLOOR, Report
+from recsys.explore.doctor import Report
 from recsys.explore.findings import Finding
 from recsys.explore.space import spread
 from recsys.pages import environment, plots
@@ -51,11 +51,10 @@ def text(report: Report) -> str:
             lines += [_short(f"             {_told(row)}") for row in one.evidence[:3]]
         if one.fix:
             lines += _wrapped(f"           → {one.fix}")
-    floor = max(report.seconds[FLOOR], 1e-9)
-    rows = [(name, f"{seconds:.1f}", f"{seconds / floor:.1f}") for name, seconds in report.seconds.items()]
-    rows.append(("together", f"{sum(report.seconds.values()):.1f}", f"{sum(report.seconds.values()) / floor:.1f}"))
-    lines += ["", f"{'part':<12}{'seconds':>9}{'of the floor':>14}"]
-    lines += [f"{name:<12}{seconds:>9}{times:>14}" for name, seconds, times in rows]
+    lines += ["", f"{'part':<12}{'seconds':>9}" + (f"{'of the floor':>14}" if report.floor else "")]
+    for name, seconds in [*report.seconds.items(), ("together", sum(report.seconds.values()))]:
+        times = f"{seconds / report.floor:>14.1f}" if report.floor else ""
+        lines.append(f"{name:<12}{seconds:>9.1f}{times}")
     return "\n".join(lines)
 
 
@@ -83,7 +82,6 @@ def page(report: Report) -> str:
         moved=[] if report.drift is None else report.drift.items.head(12).to_dict(orient="records"),
         users=[] if report.drift is None else report.drift.users.head(6).to_dict(orient="records"),
         longest=longest,
-        floor=max(report.seconds[FLOOR], 1e-9),
     )
 
 

@@ -189,6 +189,21 @@ def test_ready_is_asked_once_and_a_service_that_is_away_is_not_ready(make: Make,
     assert waits == []
 
 
+def test_what_the_proxy_says_until_the_service_has_started_is_no_answer(make: Make, waits: list[float]) -> None:
+    starting = b"Path '/readyz' not found. Ping http://.../-/routes for available routes."
+    with faulty(says(starting, 404, Content_Type="text/plain"), says({"status": "ok"})) as server:
+        client = make(server)
+        assert [client.ready(), client.ready()] == [False, True]
+        assert len(server.asked) == 2
+        assert waits == []
+    with faulty(says(starting, 404, Content_Type="text/plain"), says(ANSWER)) as server:
+        assert make(server).recommend() == READ
+        assert len(waits) == 1
+    elsewhere = says(b"<h1>Not here</h1>", 404, Content_Type="text/html")
+    with faulty(elsewhere) as server, pytest.raises(RecommendationError, match="404"):
+        make(server).ready()
+
+
 # The logic alone, with a clock that only it moves
 
 

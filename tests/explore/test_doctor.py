@@ -166,3 +166,19 @@ def test_the_page_and_json_hold_what_was_found():
     assert [one["severity"] for one in said["findings"]] == [one.severity for one in report.findings]
     assert sum(report.counts().values()) == len(report.findings)
     assert not any(one.check == "never recommended" for one in report.findings)  # there are no users
+
+
+def test_a_pass_that_was_made_before_is_no_floor():
+    made = planted(600, 16)
+    space = Space.made(made.vectors, **made.known)
+    first = examine(space, with_dial=False)
+    again = examine(space, with_dial=False)
+    assert first.floor == first.seconds["neighbours"]
+    assert first.floor > 0
+    assert again.floor is None
+    assert [name for name in first.seconds if name not in again.seconds] == ["neighbours"]
+    for report, said in ((first, True), (again, False)):
+        assert ("of the floor" in text(report)) is said
+        assert ("× floor" in page(report)) is said
+        assert "together" in text(report)
+    assert "neighbours" not in json.loads(to_json(again))["seconds"]

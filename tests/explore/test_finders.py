@@ -178,3 +178,15 @@ def test_the_map_of_a_plane_is_the_plane():
     assert plane(space, clusters(space))["cluster"].tolist() == of.tolist()
     with pytest.raises(ValueError, match="there is no map 'tsne'"):
         plane(space, method="tsne")  # type: ignore[arg-type]
+
+
+def test_the_map_of_umap_keeps_who_lies_near_whom_and_is_the_same_every_time():
+    pytest.importorskip("umap", reason="umap-learn, of the extra explore, is not installed")
+    space, of = clustered()
+    places = plane(space, method="umap")
+    at = places[["x", "y"]].to_numpy()
+    apart = np.linalg.norm(at[:, None] - at[None], axis=2)
+    np.fill_diagonal(apart, np.inf)
+    assert (of[apart.argmin(axis=1)] == of).all()
+    pd.testing.assert_frame_equal(plane(space, method="umap"), places)
+    assert not plane(space, method="umap", seed=1).equals(places)

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from recsys.artifacts import ArtifactError
 
@@ -42,14 +41,12 @@ examples:
 """
 
 
-PREPARE_EXAMPLES = """
-examples:
+PREPARE_EXAMPLES = """examples:
   recsys prepare --config configs/csv-prepare.yaml
   recsys prepare --tables MovieLens --tables.path ml-1m --out demo/dataset
   recsys prepare --config configs/csv-prepare.yaml --max_rejected 0.05 --out shop/dataset-2
 """
-EVALUATE_EXAMPLES = """
-examples:
+EVALUATE_EXAMPLES = """examples:
   recsys evaluate --checkpoint demo/run/best.ckpt --dataset demo/dataset --out demo/evaluation.json
   recsys evaluate --checkpoint demo/run/best.ckpt --dataset demo/dataset --max_queries 20000 --dimensions '[32, 16]'
 """
@@ -107,40 +104,26 @@ def _refusals() -> tuple[type[Exception], ...]:
     return ArtifactError, PrepareError, SchemaError, SourceError, ValueError
 
 
-def _parsed(parser: Any, arguments: list[str], examples: str) -> Any:
-    """Arguments as the parser reads them; its help ends with examples, which its own epilog would wrap."""
-    try:
-        return parser.parse_args(arguments)
-    except SystemExit:
-        if {"-h", "--help"} & set(arguments):
-            print(examples, end="")
-        raise
-
-
 def _prepare(arguments: list[str]) -> None:
-    from jsonargparse import ArgumentParser
-
     # MovieLens and Synthetic are tables that the option can then name without their modules.
     from recsys.data import movielens, synthetic  # noqa: F401
     from recsys.data.prepare import prepare
+    from recsys.options import parser_of
 
-    parser = ArgumentParser(prog="recsys prepare", description="Turn raw tables into a dataset.")
-    parser.add_argument("--config", action="config", help="a YAML file with these options")
+    parser = parser_of("prepare", "Turn raw tables into a dataset.", PREPARE_EXAMPLES)
     parser.add_function_arguments(prepare)
-    said = parser.instantiate(_parsed(parser, arguments, PREPARE_EXAMPLES))
+    said = parser.instantiate(parser.parse_args(arguments))
     prepare(said.tables, said.out, max_rejected=said.max_rejected, base=said.base)
 
 
 def _evaluate(arguments: list[str]) -> None:
-    from jsonargparse import ArgumentParser
-
     from recsys.evaluation import evaluate_checkpoint, evaluation_of
+    from recsys.options import parser_of
 
-    parser = ArgumentParser(prog="recsys evaluate", description="Measure a checkpoint beside the baselines.")
-    parser.add_argument("--config", action="config", help="a YAML file with these options")
+    parser = parser_of("evaluate", "Measure a checkpoint beside the baselines.", EVALUATE_EXAMPLES)
     parser.add_function_arguments(evaluate_checkpoint, skip={"progress"})
     parser.add_argument("--out", type=Path | None, default=None, help="where to write the figures, as JSON")
-    said = _parsed(parser, arguments, EVALUATE_EXAMPLES)
+    said = parser.parse_args(arguments)
     results = evaluate_checkpoint(
         said.checkpoint,
         said.dataset,

@@ -133,9 +133,12 @@ def test_what_is_declared_is_told_with_its_values_and_ends(shop_bundle: Bundle) 
 def test_words_are_counted_once_for_each_state_of_the_items(shop_bundle: Bundle, monkeypatch) -> None:
     counted: list[str] = []
     count = LiveCatalogue.counts
-    monkeypatch.setattr(
-        LiveCatalogue, "counts", lambda live, name, among: counted.append(name) or count(live, name, among)
-    )
+
+    def counting(live: LiveCatalogue, name: str, among: np.ndarray) -> Any:
+        counted.append(name)
+        return count(live, name, among)
+
+    monkeypatch.setattr(LiveCatalogue, "counts", counting)
     recommender = Recommender(shop_bundle)
     for values in (0, 2, 99):
         told = {one.name: one for one in recommender.browse.attributes(values=values)}

@@ -36,14 +36,16 @@ def test_each_command_explains_itself_by_an_example(capsys, command):
     assert "\n  recsys " in said
 
 
-@pytest.mark.parametrize("command", ["prepare", "evaluate"])
-def test_what_takes_a_configuration_lists_its_options(capsys, command):
+@pytest.mark.parametrize("command", ["prepare", "evaluate", "tune", "adapt", "nightly"])
+def test_what_takes_a_configuration_lists_its_options_and_ends_with_examples(capsys, command):
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])
     assert left.value.code in (0, None)
     said = capsys.readouterr().out
     assert f"usage: recsys {command} [--config CONFIG]" in said
-    assert "--out OUT" in said
+    assert "--out OUT" in said or command == "nightly"
+    assert said.count("\nexamples:\n") == 1
+    assert f"\n  recsys {command} --" in said.partition("\nexamples:")[2]
 
 
 def test_the_help_of_bundle_shows_examples_of_every_step(capsys):

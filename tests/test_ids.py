@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -23,7 +25,8 @@ def test_rows_and_ids_stand_for_each_other():
         == IdMap.of([7, 8]).rows(np.array([8, 7])).tolist()
         == [1, 0]
     )
-    assert IdMap.of(["7", "8"]).row(np.uint8(8)) == IdMap.of([7, 8]).row(np.str_("8")) == 1
+    eight: Any = np.uint8(8)
+    assert IdMap.of(["7", "8"]).row(eight) == IdMap.of([7, 8]).row(np.str_("8")) == 1
     assert ids.rows([]).tolist() == []
     assert ids.rows(pa.array(["a", None, "b"])).tolist() == [1, -1, 0]
     assert ids.ids(np.array([2, 0, 0])) == ["007", "b", "b"]

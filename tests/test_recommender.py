@@ -6,6 +6,7 @@ import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -457,7 +458,9 @@ def test_ids_may_be_numbers_of_numpy(toy_bundle, kind):
     items = IdMap.of([kind(row) for row in range(len(toy_bundle.item_ids))])
     users = IdMap.of([kind(row) for row in range(len(toy_bundle.user_ids))])
     recommender = Recommender(replace(toy_bundle, item_ids=items, user_ids=users))
-    one, some = np.int64(3), np.array([5, 7])
+    one: Any = np.int64(3)
+    some: Any = np.array([5, 7])
+    unknown: Any = np.uint8(99)
     for said, meant in (
         (recommender.similar(one, k=4), recommender.similar(kind(3), k=4)),
         (recommender.similar(some, exclude=some + 1, k=4), recommender.similar([5, 7], exclude=[6, 8], k=4)),
@@ -468,7 +471,7 @@ def test_ids_may_be_numbers_of_numpy(toy_bundle, kind):
     assert recommender.recommend(user_id=one).strategy == "personalised"
     assert recommender.why_not(one).rank is not None
     with pytest.raises(UnknownItem, match=r"there is no item .*99.* in bundle"):
-        recommender.similar(np.uint8(99))
+        recommender.similar(unknown)
 
 
 def test_an_item_that_does_not_exist_is_like_those_of_its_features(toy_recommender):

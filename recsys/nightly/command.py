@@ -9,8 +9,6 @@ import time
 import traceback
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
 from recsys.artifacts import NO_ROOM, ArtifactError
 from recsys.cluster.place import ClusterError
 
@@ -22,11 +20,11 @@ from recsys.lock import LockedError
 from recsys.nightly import engine
 from recsys.nightly.job import run
 from recsys.nightly.settings import Settings
+from recsys.options import parser_of
 
 STATUS = {"promoted": 0, "nothing new": 0, "failed": 1, "told wrong": 2, "refused": 3, "locked": 4}
 _FORESEEN = (ArtifactError, ClusterError, SchemaError, SourceError, ValueError, OSError)
-_EXAMPLES = """
-examples:
+_EXAMPLES = """examples:
   recsys nightly --config configs/nightly.yaml
   recsys nightly --config configs/nightly.yaml --gates.tolerance 0.1
   recsys nightly --config configs/nightly.yaml --warm_start null             # trains in full, this once
@@ -44,7 +42,6 @@ def main(arguments: list[str]) -> int:
         engine.check(settings)
     except SystemExit as error:
         if not error.code:  # help was asked for
-            print(_EXAMPLES, end="")
             raise
         return _ended({"outcome": "told wrong"})
     except (ArtifactError, SchemaError, ValueError) as error:
@@ -63,8 +60,7 @@ def main(arguments: list[str]) -> int:
 
 def _settings(arguments: list[str]) -> tuple[Settings, str]:
     """What is asked for, and the same as text."""
-    parser = ArgumentParser(prog="recsys nightly", description="From yesterday's log to a promoted bundle.")
-    parser.add_argument("--config", action="config", help="a YAML file with these options")
+    parser = parser_of("nightly", "From yesterday's log to a promoted bundle.", _EXAMPLES)
     parser.add_class_arguments(Settings, as_group=False)
     said = parser.parse_args(arguments)
     configuration = parser.dump(said, format="json", skip_unset=False)

@@ -7,15 +7,13 @@ import json
 import sys
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
+from recsys.options import parser_of
 from recsys.tune.search import BEST, Found, check, search
 from recsys.tune.settings import Settings
 from recsys.tune.space import Choices
 
 _SHOWN, _WIDEST = 10, 40  # rows, and characters of a value
-_EXAMPLES = """
-examples:
+_EXAMPLES = """examples:
   recsys tune --config configs/tune.yaml
   recsys tune --config configs/tune.yaml --trials 100 --hours 8     # goes on with what is there
   recsys tune --config configs/tune.yaml --json > tuned.json
@@ -31,12 +29,7 @@ def main(arguments: list[str]) -> None:
         ArtifactError: as `search`.
         ValueError: what is asked for cannot be.
     """
-    try:
-        settings, as_json = _settings(arguments)
-    except SystemExit as error:
-        if not error.code and {"-h", "--help"} & set(arguments):
-            print(_EXAMPLES, end="")
-        raise
+    settings, as_json = _settings(arguments)
     check(settings)
     try:
         found = search(settings, lambda line: print(line, file=sys.stderr, flush=True))
@@ -80,8 +73,7 @@ def _short(value: Any) -> str:
 
 def _settings(arguments: list[str]) -> tuple[Settings, bool]:
     """What is asked for, and whether the answer shall be JSON."""
-    parser = ArgumentParser(prog="recsys tune", description="Search a configuration's space on the validation part.")
-    parser.add_argument("--config", action="config", help="a YAML file with these options")
+    parser = parser_of("tune", "Search a configuration's space on the validation part.", _EXAMPLES)
     parser.add_argument("--json", action="store_true", help="print figures as JSON")
     parser.add_class_arguments(Settings, as_group=False)
     said = parser.parse_args(arguments)

@@ -66,7 +66,7 @@ def test_a_row_without_a_run_says_so(results):
 
 
 def test_a_stopped_run_is_gone_on_with_unless_its_making_changed(tmp_path, toy, monkeypatch):
-    row, out, went_on = named("beauty"), tmp_path / "beauty" / "0", []
+    row, out, went_on = named("beauty"), tmp_path / "runs" / "beauty" / "0", []
 
     def fit(options):
         went_on.append("--ckpt_path" in options)

@@ -76,21 +76,22 @@ def beauty(raw: Path) -> Tables:
 
 
 def gowalla(raw: Path) -> Tables:
-    """Gowalla as LightGCN cut it: sets without order, no time; a tenth of each training set held out to choose on.
+    """Gowalla as LightGCN cut it: sets without time; a tenth of each training set held out to choose on.
 
     The published split has no validation part, so ours is taken from its training part: the models that the test
-    part measures saw nine tenths of what the published ones did.
+    part measures saw nine tenths of what the published ones did. It is the end of each list: the published lists are
+    in an order, along which popular items grow more frequent (the twenty most taken are 1.8 % of the lists' first
+    tenths, 2.7 % of the last and 3.7 % of the test part), so that a random tenth would choose what fits the test part
+    less. No model is told the order.
     """
-    rng = np.random.default_rng(0)
     columns: dict[str, list[str]] = {"user": [], "item": [], "part": []}
     for name in ("train", "test"):
         for line in (raw / "gowalla" / f"{name}.txt").read_text(encoding="ascii").splitlines():
             user, *items = line.split()
             held_out = len(items) // 10 if name == "train" else 0
-            kept = len(items) - held_out
             columns["user"] += [user] * len(items)
-            columns["item"] += [items[place] for place in rng.permutation(len(items))]  # the last ones are held out
-            columns["part"] += [name] * kept + ["validation"] * held_out
+            columns["item"] += items
+            columns["part"] += [name] * (len(items) - held_out) + ["validation"] * held_out
     schema = Schema(Interactions(user="user", item="item", part="part", user_type="integer", item_type="integer"))
     return Tables(schema, Held("check-ins", pa.table(columns)))
 

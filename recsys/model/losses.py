@@ -334,14 +334,15 @@ class FullSoftmax(Loss):
         prior: how much of an item's popularity its logit is given while training, and its score not: with 1, scores
             say how much more a user wants an item than others do, so that an item that nobody took yet stands beside
             the popular ones; with more, popular ones stand behind (logit adjustment: Menon et al., 2021, "Long-tail
-            Learning via Logit Adjustment", arXiv 2007.07314, eq. 10, where it is called τ).
+            Learning via Logit Adjustment", arXiv 2007.07314, eq. 10, where it is called τ). Below 0, scores favour
+            popular items more than training's answers do, for a time to come that does.
         temperature, matryoshka: as `Loss`.
     """
 
     def __init__(self, prior: float = 0.0, temperature: float = 1.0, matryoshka: Sequence[int] = ()) -> None:
         super().__init__(temperature, matryoshka)
-        if prior < 0:
-            raise ValueError(f"prior is {prior}; choose 0, which leaves popularity in the scores, or more")
+        if prior < -1:
+            raise ValueError(f"prior is {prior}; choose 0, which leaves popularity in the scores, or −1 or more")
         self.prior = prior
 
     def draw(self, target_T: Tensor, known_K: Tensor, frequency_N: Tensor) -> None:

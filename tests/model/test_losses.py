@@ -80,11 +80,11 @@ def test_the_prior_by_hand():
     assert FullSoftmax()(step, None).item() == pytest.approx(math.log(4))
     assert FullSoftmax(prior=1.0)(step, None).item() == pytest.approx(-math.log(2 / (3 + 2 + 1 + 1)))
     assert FullSoftmax(prior=2.0)(step, None).item() == pytest.approx(-math.log(4 / (9 + 4 + 1 + 1)))
-    with pytest.raises(ValueError, match=r"prior is -1; choose 0, which leaves popularity in the scores, or more"):
-        FullSoftmax(prior=-1)
+    with pytest.raises(ValueError, match=r"prior is -2; choose 0, which leaves popularity in the scores, or −1 or more"):
+        FullSoftmax(prior=-2)
 
 
-@pytest.mark.parametrize(("prior", "popular"), [(0.0, math.log(9)), (1.0, 0.0)])
+@pytest.mark.parametrize(("prior", "popular"), [(0.0, math.log(9)), (1.0, 0.0), (-1.0, 2 * math.log(9))])
 def test_the_prior_takes_popularity_out_of_the_scores(prior, popular):
     """Of two items one is taken nine times as often by everybody: trained, its score says so, or with a prior not."""
     item = torch.zeros(2, 1, requires_grad=True)

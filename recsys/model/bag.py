@@ -1,4 +1,4 @@
-"""Bags: an encoder for histories that are sets."""
+"""Bags and means: encoders for histories that are sets."""
 
 from __future__ import annotations
 
@@ -61,3 +61,32 @@ class Bag(Encoder):
             weight_BL1 = self.weight(x_BLD).clamp(-8, 8).exp()
             mean_BLD = (weight_BL1 * x_BLD).cumsum(1) / weight_BL1.cumsum(1)
         return super().forward(cast(Tensor, self.map(mean_BLD)))
+
+
+class Mean(Encoder):
+    """The plain mean of what was taken; without blocks, there is nothing to learn but the items' own vectors.
+
+    Vectors of rare items and words want a learning rate at which a `Bag`'s map would lose what it holds.
+    """
+
+    ordered = False
+
+    def __init__(
+        self, *, dimension: int, blocks: int, heads: int, dropout: float, max_length: int, timed: bool
+    ) -> None:
+        super().__init__(
+            dimension=dimension, blocks=blocks, heads=heads, dropout=dropout, max_length=max_length, timed=timed
+        )
+        self.norm = nn.Identity()  # type: ignore[assignment]
+
+    @staticmethod
+    def block(*, dimension: int, heads: int, dropout: float, max_length: int, timed: bool) -> nn.Module:
+        """As `Encoder.block`."""
+        return BagBlock(dimension=dimension, dropout=dropout)
+
+    def forward(self, x_BLD: Tensor, times_BL: Tensor | None = None, asked_BL: Tensor | None = None) -> Tensor:
+        """As `Encoder.forward`, but not normalised at the end."""
+        count_L1 = torch.arange(1, x_BLD.shape[1] + 1, device=x_BLD.device)[:, None]
+        with torch.autocast(x_BLD.device.type, enabled=False):  # as in a Bag
+            mean_BLD = x_BLD.cumsum(1) / count_L1
+        return super().forward(mean_BLD)

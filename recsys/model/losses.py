@@ -342,7 +342,7 @@ class FullSoftmax(Loss):
     def __init__(self, prior: float = 0.0, temperature: float = 1.0, matryoshka: Sequence[int] = ()) -> None:
         super().__init__(temperature, matryoshka)
         if prior < -1:
-            raise ValueError(f"prior is {prior}; choose 0, which leaves popularity in the scores, or −1 or more")
+            raise ValueError(f"prior is {prior}; choose 0, which leaves popularity in scores, or from -1 up")
         self.prior = prior
 
     def draw(self, target_T: Tensor, known_K: Tensor, frequency_N: Tensor) -> None:

@@ -14,14 +14,14 @@ from torch.nn.functional import normalize
 
 from recsys.data.history import GAP_BUCKETS, History, gap_buckets, waits
 from recsys.data.vocabulary import UNKNOWN, Input
-from recsys.model.bag import Bag
+from recsys.model.bag import Bag, Mean
 from recsys.model.features import FeatureSum
 from recsys.model.hstu import HSTU
 from recsys.model.ligr import LiGR
 from recsys.model.sequence import Dropout, Encoder, Transformer
 
 ITEM_ID = ""  # a declared feature always has a name
-ENCODERS: tuple[type[Encoder], ...] = (Transformer, LiGR, HSTU, Bag)  # those that sealed towers may name
+ENCODERS: tuple[type[Encoder], ...] = (Transformer, LiGR, HSTU, Bag, Mean)  # those that sealed towers may name
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,15 @@ class Architecture:
     Args:
         dimension: D, of user and item vectors.
         max_length: L, how many of the newest interactions of a history count.
-        encoder: what reads a history, by class: `Transformer`, `LiGR`, `HSTU`, or for sets `Bag`.
+        encoder: what reads a history, by class: `Transformer`, `LiGR`, `HSTU`, or for sets `Bag` or `Mean`.
         blocks: how many of the encoder's blocks are stacked.
         heads: attention heads a block.
         dropout: share of activations dropped while training.
         unit: whether vectors are scaled to length 1, so that scores are cosines.
         hidden: width of the item tower's MLP, as a multiple of `dimension`; 0 leaves the MLP out.
         id_dropout: share of items whose id is hidden in a training step, so that features alone learn to stand in.
+        zero_ids: whether an id adds nothing until training says so; else it starts at random, and drowns the features
+            of items that are taken too seldom for training to say much.
         use_times: whether the gaps between interactions are embedded, where the log has times.
         query_time: whether the towers are told when each question is asked; a user's vector then changes by the hour,
             and is made for each request.
@@ -70,6 +72,7 @@ class Architecture:
     unit: bool = False
     hidden: int = 2
     id_dropout: float = 0.05
+    zero_ids: bool = False
     use_times: bool = True
     query_time: bool = False
 
@@ -96,6 +99,10 @@ class ItemTower(nn.Module):
         self.sum = FeatureSum(
             (Input(ITEM_ID, codes=sizes.num_items + 1), *sizes.item_inputs), dimension, std=0.25 * dimension**-0.5
         )
+        if architecture.zero_ids:
+            if not sizes.item_inputs:
+                raise ValueError("zero_ids without item features leaves all items alike; embed a feature, or leave it")
+            nn.init.zeros_(cast(Tensor, self.sum.parts[0].weight))
         self.mlp: nn.Module | None = None
         if architecture.hidden and sizes.item_inputs:
             self.mlp = nn.Sequential(

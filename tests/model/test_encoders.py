@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from recsys.data.history import History, waits
-from recsys.model.bag import Bag
+from recsys.model.bag import Bag, Mean
 from recsys.model.hstu import HSTU, TIME_BUCKETS, HSTUBlock, elapsed
 from recsys.model.ligr import LiGR, LiGRBlock
 from recsys.model.sequence import Transformer
@@ -201,8 +201,9 @@ def test_a_ligr_block_whose_gates_are_shut_passes_its_input_on():
     torch.testing.assert_close(encoder(x_BLD), encoder.norm(x_BLD))
 
 
-def test_a_bag_does_not_care_in_which_order_it_was_filled():
-    towers = Towers(Sizes(9), Architecture(dimension=8, max_length=LENGTH, encoder=Bag)).eval()
+@pytest.mark.parametrize("kind", [Bag, Mean])
+def test_a_bag_does_not_care_in_which_order_it_was_filled(kind):
+    towers = Towers(Sizes(9), Architecture(dimension=8, max_length=LENGTH, encoder=kind)).eval()
     x_BLD, times_BL, _ = given()
     history = dataclasses.replace(history_of(times_BL, times_BL), gaps_BL=None, times_BL=None, asked_BL=None)
     order = torch.randperm(LENGTH)
@@ -218,3 +219,10 @@ def test_a_bag_is_a_weighted_mean_by_hand():
         encoder.norm = torch.nn.Identity()  # type: ignore[assignment]
     x_BLD = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])  # of weights 1 and 3
     assert encoder(x_BLD)[0].flatten().tolist() == pytest.approx([0, 1, 0.75, 0.25])
+
+
+def test_a_mean_by_hand():
+    encoder = Mean(dimension=2, blocks=0, heads=1, dropout=0, max_length=3, timed=False)
+    x_BLD = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [5.0, 2.0]]])
+    assert encoder(x_BLD)[0].flatten().tolist() == pytest.approx([0, 1, 0.5, 0.5, 2, 1])
+    assert not list(encoder.parameters())

@@ -80,7 +80,7 @@ def test_the_prior_by_hand():
     assert FullSoftmax()(step, None).item() == pytest.approx(math.log(4))
     assert FullSoftmax(prior=1.0)(step, None).item() == pytest.approx(-math.log(2 / (3 + 2 + 1 + 1)))
     assert FullSoftmax(prior=2.0)(step, None).item() == pytest.approx(-math.log(4 / (9 + 4 + 1 + 1)))
-    with pytest.raises(ValueError, match=r"prior is -2; choose 0, which leaves popularity in the scores, or −1 or more"):
+    with pytest.raises(ValueError, match=r"prior is -2; choose 0, which leaves popularity in scores, or from -1 up"):
         FullSoftmax(prior=-2)
 
 

@@ -253,6 +253,20 @@ def test_hiding_all_ids_leaves_the_features(shop_data):
         torch.testing.assert_close(catalogue_of(shop_data).embed(towers), towers.item.eval()(encoded))
 
 
+def test_an_id_that_starts_at_zero_leaves_the_features_until_training_says_more(shop_data):
+    architecture = dataclasses.replace(SMALL, zero_ids=True)
+    towers, encoded = Towers(sizes_of(shop_data), architecture), catalogue_of(shop_data).all()
+    hidden = {**encoded, ITEM_ID: torch.zeros_like(encoded[ITEM_ID])}
+    torch.testing.assert_close(towers.item.eval()(encoded), towers.item.eval()(hidden), rtol=0, atol=0)
+    towers.item.train()(encoded).sum().backward()
+    ids = towers.item.sum.parts[0]
+    assert isinstance(ids, torch.nn.Embedding)
+    assert ids.weight.grad is not None
+    assert ids.weight.grad.any()
+    with pytest.raises(ValueError, match="zero_ids without item features leaves all items alike"):
+        Towers(Sizes(9), architecture)
+
+
 def test_embedding_a_catalogue_leaves_the_towers_in_their_mode(shop_data):
     towers = towers_of(shop_data).train()
     catalogue_of(shop_data).embed(towers)

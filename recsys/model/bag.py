@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,39 +30,6 @@ class BagBlock(nn.Module):
         return x_BLD + self.dropout(self.contract(F.gelu(self.expand(self.norm(x_BLD)))))
 
 
-class Bag(Encoder):
-    """A weighted mean of what was taken, mapped to what is wanted: for users whose interactions have no order.
-
-    An item's weight is eˢ, with s linear in its vector. The mean runs over positions 0 … p, as every encoder's does,
-    so the last position has all of the set.
-    """
-
-    ordered = False
-
-    def __init__(
-        self, *, dimension: int, blocks: int, heads: int, dropout: float, max_length: int, timed: bool
-    ) -> None:
-        super().__init__(
-            dimension=dimension, blocks=blocks, heads=heads, dropout=dropout, max_length=max_length, timed=timed
-        )
-        self.weight = nn.Linear(dimension, 1, bias=False)
-        nn.init.zeros_(self.weight.weight)
-        self.map = nn.Linear(dimension, dimension, bias=False)
-        nn.init.eye_(self.map.weight)
-
-    @staticmethod
-    def block(*, dimension: int, heads: int, dropout: float, max_length: int, timed: bool) -> nn.Module:
-        """As `Encoder.block`."""
-        return BagBlock(dimension=dimension, dropout=dropout)
-
-    def forward(self, x_BLD: Tensor, times_BL: Tensor | None = None, asked_BL: Tensor | None = None) -> Tensor:
-        """As `Encoder.forward`."""
-        with torch.autocast(x_BLD.device.type, enabled=False):  # sums of hundreds want more than 8 bits
-            weight_BL1 = self.weight(x_BLD).clamp(-8, 8).exp()
-            mean_BLD = (weight_BL1 * x_BLD).cumsum(1) / weight_BL1.cumsum(1)
-        return super().forward(cast(Tensor, self.map(mean_BLD)))
-
-
 class Mean(Encoder):
     """The plain mean of what was taken; without blocks, there is nothing to learn but the items' own vectors.
 
@@ -71,12 +38,8 @@ class Mean(Encoder):
 
     ordered = False
 
-    def __init__(
-        self, *, dimension: int, blocks: int, heads: int, dropout: float, max_length: int, timed: bool
-    ) -> None:
-        super().__init__(
-            dimension=dimension, blocks=blocks, heads=heads, dropout=dropout, max_length=max_length, timed=timed
-        )
+    def __init__(self, **sizes: Any) -> None:
+        super().__init__(**sizes)
         self.norm = nn.Identity()  # type: ignore[assignment]
 
     @staticmethod
@@ -86,7 +49,31 @@ class Mean(Encoder):
 
     def forward(self, x_BLD: Tensor, times_BL: Tensor | None = None, asked_BL: Tensor | None = None) -> Tensor:
         """As `Encoder.forward`, but not normalised at the end."""
-        count_L1 = torch.arange(1, x_BLD.shape[1] + 1, device=x_BLD.device)[:, None]
-        with torch.autocast(x_BLD.device.type, enabled=False):  # as in a Bag
-            mean_BLD = x_BLD.cumsum(1) / count_L1
-        return super().forward(mean_BLD)
+        return super().forward(self._mean(x_BLD, torch.ones_like(x_BLD[..., :1])))
+
+    @staticmethod
+    def _mean(x_BLD: Tensor, weight_BL1: Tensor) -> Tensor:
+        """Up to each position, so that the last one has all of the set."""
+        with torch.autocast(x_BLD.device.type, enabled=False):  # sums of hundreds want more than 8 bits
+            return (weight_BL1 * x_BLD).cumsum(1) / weight_BL1.cumsum(1)
+
+
+class Bag(Mean):
+    """A weighted mean of what was taken, mapped to what is wanted, and normalised.
+
+    An item's weight is eˢ, with s linear in its vector.
+    """
+
+    def __init__(self, *, dimension: int, **sizes: Any) -> None:
+        super().__init__(dimension=dimension, **sizes)
+        self.norm = nn.LayerNorm(dimension)
+        self.weight = nn.Linear(dimension, 1, bias=False)
+        nn.init.zeros_(self.weight.weight)
+        self.map = nn.Linear(dimension, dimension, bias=False)
+        nn.init.eye_(self.map.weight)
+
+    def forward(self, x_BLD: Tensor, times_BL: Tensor | None = None, asked_BL: Tensor | None = None) -> Tensor:
+        """As `Encoder.forward`."""
+        with torch.autocast(x_BLD.device.type, enabled=False):
+            weight_BL1 = self.weight(x_BLD).clamp(-8, 8).exp()
+        return Encoder.forward(self, cast(Tensor, self.map(self._mean(x_BLD, weight_BL1))))

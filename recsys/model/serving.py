@@ -11,12 +11,11 @@ from typing import cast
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from recsys.data.history import gap_buckets, waits
 from recsys.data.vocabulary import UNKNOWN
 from recsys.model.newest import newest
-from recsys.model.towers import Towers
+from recsys.model.towers import Towers, unit
 
 
 class UserEncoder:
@@ -28,7 +27,7 @@ class UserEncoder:
 
     def __init__(self, towers: Towers) -> None:
         user, self._dimension = towers.user, towers.architecture.dimension
-        self._unit, self._max_length = user.unit, towers.architecture.max_length
+        self._unit, self._item_bias, self._max_length = user.unit, user.item_bias, towers.architecture.max_length
         self._scale = np.float32(self._dimension**0.5)
         self._position, self._event, self._gap, self._wait = (
             None if embedding is None else _table(embedding)
@@ -137,7 +136,7 @@ class UserEncoder:
             lengths = None if lengths_B is None else torch.from_numpy(lengths_B)
             user_BD = self._newest(torch.from_numpy(x_BLD), lengths, when_BL, asked_BL)
             if self._unit:
-                user_BD = F.normalize(user_BD, dim=-1)
+                user_BD = unit(user_BD, torch.ones_like(user_BD[:, :1]) if self._item_bias else None)
             vectors: np.ndarray = (user_BD if self._rotation is None else user_BD @ self._rotation).numpy()
             return vectors
 

@@ -54,6 +54,9 @@ class Architecture:
         heads: attention heads a block.
         dropout: share of activations dropped while training.
         unit: whether vectors are scaled to length 1, so that scores are cosines.
+        item_bias: whether the last coordinate of an item's vector is left as it is, and 1 in every user's: the score is
+            then the cosine of the others, and what the item is worth to everybody. Only with `unit`; without, lengths
+            say that.
         hidden: width of the item tower's MLP, as a multiple of `dimension`; 0 leaves the MLP out.
         id_dropout: share of items whose id is hidden in a training step, so that features alone learn to stand in.
         zero_ids: whether an id adds nothing until training says so; else it starts at random, and drowns the features
@@ -70,6 +73,7 @@ class Architecture:
     heads: int = 2
     dropout: float = 0.2
     unit: bool = False
+    item_bias: bool = False
     hidden: int = 2
     id_dropout: float = 0.05
     zero_ids: bool = False
@@ -81,6 +85,15 @@ class Architecture:
             raise ValueError(
                 "query_time without use_times: towers that ignore times cannot be told when they are asked"
             )
+        if self.item_bias and not self.unit:
+            raise ValueError("item_bias without unit: lengths say already what an item is worth; set both, or neither")
+
+
+def unit(x_D: Tensor, last_1: Tensor | None = None) -> Tensor:
+    """Vectors […, D] scaled to length 1, or all but the last coordinate, if `last_1` […, 1] says what that shall be."""
+    if last_1 is None:
+        return normalize(x_D, dim=-1)
+    return torch.cat([normalize(x_D[..., :-1], dim=-1), last_1], dim=-1)
 
 
 class ItemTower(nn.Module):
@@ -94,7 +107,7 @@ class ItemTower(nn.Module):
         dimension = architecture.dimension
         self.rotation: Tensor | None
         self.register_buffer("rotation", None)
-        self.unit = architecture.unit
+        self.unit, self.item_bias = architecture.unit, architecture.item_bias
         self.id_dropout = architecture.id_dropout
         self.sum = FeatureSum(
             (Input(ITEM_ID, codes=sizes.num_items + 1), *sizes.item_inputs), dimension, std=0.25 * dimension**-0.5
@@ -120,7 +133,7 @@ class ItemTower(nn.Module):
             encoded: feature name to codes [n, values] or values [n, width], the id's codes under `ITEM_ID`.
 
         Returns:
-            Item vectors [n, D], of length 1 if `unit`.
+            Item vectors [n, D], of length 1 if `unit`, but for a bias.
         """
         if self.training and self.id_dropout:
             codes = encoded[ITEM_ID]
@@ -129,7 +142,9 @@ class ItemTower(nn.Module):
         x_ND = self.sum(encoded)
         if self.mlp is not None:
             x_ND = x_ND + self.mlp(x_ND)
-        x_ND = normalize(x_ND.float(), dim=-1) if self.unit else x_ND.float()
+        x_ND = x_ND.float()
+        if self.unit:
+            x_ND = unit(x_ND, x_ND[:, -1:] if self.item_bias else None)
         return cast(Tensor, x_ND if self.rotation is None else x_ND @ self.rotation)
 
 
@@ -141,7 +156,7 @@ class UserTower(nn.Module):
         dimension = architecture.dimension
         self.rotation: Tensor | None
         self.register_buffer("rotation", None)
-        self.unit = architecture.unit
+        self.unit, self.item_bias = architecture.unit, architecture.item_bias
         self.dropout = Dropout(architecture.dropout)
         ordered = architecture.encoder.ordered
         self.position = nn.Embedding(architecture.max_length, dimension) if ordered else None
@@ -169,7 +184,8 @@ class UserTower(nn.Module):
             history: the rest of what is known of these users.
 
         Returns:
-            User vectors [B, L, D]: position p is the user right after interaction p. Of length 1 if `unit`.
+            User vectors [B, L, D]: position p is the user right after interaction p. Of length 1 if `unit`, but for the 1
+            that an item's bias is multiplied by.
         """
         if self.rotation is not None:  # it was trained on item vectors as they were before
             item_BLD = item_BLD @ self.rotation.T
@@ -187,7 +203,8 @@ class UserTower(nn.Module):
         if self.wait is not None and times_BL is not None and asked_BL is not None:
             x_BLD = x_BLD + self.wait(waits(times_BL, asked_BL))
         x_BLD = self.encoder(self.dropout(x_BLD), times_BL if self.timed else None, asked_BL).float()
-        x_BLD = normalize(x_BLD, dim=-1) if self.unit else x_BLD
+        if self.unit:
+            x_BLD = unit(x_BLD, torch.ones_like(x_BLD[..., :1]) if self.item_bias else None)
         return x_BLD if self.rotation is None else x_BLD @ self.rotation
 
 

@@ -68,7 +68,9 @@ class TwoTower(pl.LightningModule):
         super().__init__()
         self.towers = Towers(Sizes(num_items, item_inputs, user_inputs, num_events, has_times), architecture)
         self.loss = loss or FullSoftmax()
-        self.loss.dimensions(architecture.dimension)  # refuses impossible prefixes before any work
+        sizes = self.loss.dimensions(architecture.dimension)  # refuses impossible prefixes before any work
+        if architecture.item_bias and len(sizes) > 1:
+            raise ValueError("item_bias with loss.matryoshka: a prefix of vectors is without it; leave one of them out")
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps

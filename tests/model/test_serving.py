@@ -55,7 +55,7 @@ def history_of(towers, length, seed=0, *, times=True, events=True, asked=None):
     architecture=st.fixed_dictionaries(
         {
             "encoder": st.sampled_from(ENCODERS),
-            "unit": st.booleans(),
+            "scaled": st.sampled_from([{}, {"unit": True}, {"unit": True, "item_bias": True}]),
             "blocks": st.integers(0, 3),
             "heads": st.sampled_from([1, 2, 4]),
             "timing": st.sampled_from([(False, False), (True, False), (True, True)]),
@@ -76,8 +76,8 @@ def history_of(towers, length, seed=0, *, times=True, events=True, asked=None):
     seed=st.integers(0, 2**16),
 )
 def test_it_is_the_user_tower_whatever_the_architecture(architecture, said, length, seed):
-    use_times, query_time = architecture.pop("timing")
-    towers = towers_of(seed, use_times=use_times, query_time=query_time, **architecture)
+    (use_times, query_time), scaled = architecture.pop("timing"), architecture.pop("scaled")
+    towers = towers_of(seed, use_times=use_times, query_time=query_time, **architecture, **scaled)
     asked = history_of(towers, length, seed, **said)
     before = [None if part is None else np.copy(part) for part in asked[:3]]
     expected, got = towers.user_now(*asked), UserEncoder(towers)(*asked)

@@ -173,6 +173,21 @@ def test_unit_vectors_have_length_1_and_plain_ones_have_not(shop_data):
             assert (np.abs(lengths - 1) < 1e-5).all() == unit
 
 
+def test_an_item_bias_is_added_to_the_cosine(shop_data):
+    towers = towers_of(shop_data, unit=True, item_bias=True)
+    item_ND = catalogue_of(shop_data).embed(towers).numpy()
+    user_QD = user_vectors(shop_data, towers, everyone(shop_data.dataset))
+    np.testing.assert_allclose(np.linalg.norm(item_ND[:, :-1], axis=1), 1, atol=1e-5)
+    assert item_ND[:, -1].std() > 0  # as the features and the id have it
+    cosine_QN = user_QD[:, :-1] @ item_ND[:, :-1].T / np.linalg.norm(user_QD[:, :-1], axis=1, keepdims=True)
+    np.testing.assert_allclose(user_QD @ item_ND.T, cosine_QN + item_ND[:, -1], atol=1e-5)
+
+
+def test_an_item_bias_is_for_unit_vectors_alone():
+    with pytest.raises(ValueError, match="item_bias without unit: lengths say already what an item is worth"):
+        dataclasses.replace(SMALL, item_bias=True)
+
+
 def test_events_times_and_user_features_speak(shop_data):
     data, towers = shop_data, towers_of(shop_data)
     start = data.dataset.user_offsets[[3]]

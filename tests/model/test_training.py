@@ -45,27 +45,31 @@ def trained_on(toy, folder, loss=None, epochs=12, targets=NextItem(), **changed)
 
 
 @pytest.mark.parametrize(
-    ("loss", "unit"),
+    ("loss", "scaled"),
     [
-        (SampledSoftmax(uniform=6), False),
-        (SampledSoftmax(uniform=0, in_batch=8), False),
-        (SampledSoftmax(uniform=4, in_batch=4), False),
-        (FullSoftmax(temperature=0.1), True),
-        (SampledSoftmax(uniform=8, temperature=0.1), True),
-        (FullSoftmax(matryoshka=[4, 8]), False),
-        (SampledSoftmax(uniform=6, queue=32), False),
-        (GeneralisedBCE(negatives=6), False),
-        (GeneralisedBCE(negatives=6, calibration=0, matryoshka=[8]), False),
+        (SampledSoftmax(uniform=6), {}),
+        (SampledSoftmax(uniform=0, in_batch=8), {}),
+        (SampledSoftmax(uniform=4, in_batch=4), {}),
+        (FullSoftmax(temperature=0.1), {"unit": True}),
+        (FullSoftmax(temperature=0.1), {"unit": True, "item_bias": True}),
+        (SampledSoftmax(uniform=8, temperature=0.1), {"unit": True}),
+        (FullSoftmax(matryoshka=[4, 8]), {}),
+        (SampledSoftmax(uniform=6, queue=32), {}),
+        (GeneralisedBCE(negatives=6), {}),
+        (GeneralisedBCE(negatives=6, calibration=0, matryoshka=[8]), {}),
     ],
-    ids=["uniform", "in-batch", "mixed", "unit", "unit, sampled", "matryoshka", "queue", "gBCE", "BCE, matryoshka"],
-)
-def test_every_loss_learns_the_ring(toy, tmp_path, loss, unit):
+    ids=[
+        "uniform", "in-batch", "mixed", "unit", "unit, bias", "unit, sampled", "matryoshka", "queue", "gBCE",
+        "BCE, matryoshka",
+    ],
+)  # fmt: skip
+def test_every_loss_learns_the_ring(toy, tmp_path, loss, scaled):
     epochs = 40 if isinstance(loss, GeneralisedBCE) else 12  # it learns how rare each item is before which is next
-    trainer, said = trained_on(toy, tmp_path, loss, epochs, unit=unit)
+    trainer, said = trained_on(toy, tmp_path, loss, epochs, **scaled)
     assert said["val_ndcg@10"] > 0.9  # by chance: 0.5
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     trained = Trained.open(tmp_path / "x.ckpt")
-    assert trained.towers.architecture.unit == unit
+    assert {name: getattr(trained.towers.architecture, name) for name in scaled} == scaled
     assert trained.dimensions == loss.dimensions(trained.towers.architecture.dimension)
     assert not trained.towers.training
 
@@ -193,6 +197,12 @@ def test_prefixes_that_do_not_fit_are_refused_before_any_work(toy, tmp_path, cap
     config = str(toy.dataset.parent / "fit.yaml")
     assert main(["fit", "--config", config, "--out", str(tmp_path / "run"), *options]) == 1
     assert "matryoshka has 16, which is no prefix of 16 dimensions; leave it out" in capsys.readouterr().err
+
+
+def test_prefixes_are_not_taken_of_vectors_that_end_in_a_bias(toy):
+    architecture = Architecture(dimension=16, unit=True, item_bias=True)
+    with pytest.raises(ValueError, match="item_bias with loss.matryoshka: a prefix of vectors is without it"):
+        TwoTower(9, architecture=architecture, loss=FullSoftmax(matryoshka=[8]))
 
 
 def test_k_of_predict_must_be_at_least_1(toy, tmp_path, capsys):

@@ -184,8 +184,8 @@ class UserTower(nn.Module):
             history: the rest of what is known of these users.
 
         Returns:
-            User vectors [B, L, D]: position p is the user right after interaction p. Of length 1 if `unit`, but for the 1
-            that an item's bias is multiplied by.
+            User vectors [B, L, D]: position p is the user right after interaction p. Of length 1 if `unit`, but for
+            the 1 that an item's bias is multiplied by.
         """
         if self.rotation is not None:  # it was trained on item vectors as they were before
             item_BLD = item_BLD @ self.rotation.T

@@ -201,7 +201,7 @@ def test_prefixes_that_do_not_fit_are_refused_before_any_work(toy, tmp_path, cap
 
 def test_prefixes_are_not_taken_of_vectors_that_end_in_a_bias(toy):
     architecture = Architecture(dimension=16, unit=True, item_bias=True)
-    with pytest.raises(ValueError, match="item_bias with loss.matryoshka: a prefix of vectors is without it"):
+    with pytest.raises(ValueError, match=r"item_bias with loss\.matryoshka: a prefix of vectors is without it"):
         TwoTower(9, architecture=architecture, loss=FullSoftmax(matryoshka=[8]))
 
 

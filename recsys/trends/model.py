@@ -16,13 +16,14 @@ from recsys.trends.log import HOUR, PAUSE, Clicks, pairs_of, times_of
 from recsys.trends.moment import COUNTED, Factored, Moment, Near, Settings, moment, near, truncated
 
 POPULARITIES = len(COUNTED) + 1  # the age is one of them
-STATES = 2  # in a session, opening one
+WAITS = (45_000, 180_000, PAUSE)  # milliseconds since a user's newest interaction, between which a user's state changes
+STATES = len(WAITS) + 1  # hurrying through, reading, coming back, opening a session
 PARTS = POPULARITIES + 2
 
 
 @dataclass(frozen=True)
 class Weights:
-    """How much each coordinate counts for a user in a session, and for one who opens one.
+    """How much each coordinate counts for a user, by how long ago the newest interaction was.
 
     Attributes:
         of: float64 [STATES, PARTS]: those of `Moment.popularity`, then one of all of `next`, and one of all of `near`.
@@ -81,7 +82,7 @@ class Trends:
     def user_parts(self, made: Moment, queries: Queries) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What users are at a moment: their state int64 [Q], and what their items lead to, twice float32 [Q, R]."""
         times = times_of(self.dataset)
-        state = (times[queries.end] - times[queries.end - 1] > PAUSE).astype(np.int64)
+        state = np.searchsorted(WAITS, times[queries.end] - times[queries.end - 1])
         query, position = history_positions(self.dataset, queries, last=self.settings.last)
         place = made.places(np.asarray(self.dataset.items)[position])
         back = queries.end[query] - 1 - position

@@ -64,6 +64,13 @@ def test_pairs_are_of_one_user_within_reach_and_time_and_fade(log):
     assert sorted(found) == [(0, 1, 10, 1.0), (0, 2, 20, 0.5), (1, 2, 20, 1.0)]
 
 
+def test_a_user_is_in_the_state_of_how_long_ago_the_newest_interaction_was(log):
+    apart = [0.75, 0.76, 3, 3.1, 30, 30.1]  # minutes
+    data = log([[(60, 0), (60 + minutes, 1)] for minutes in apart], 2)
+    state, _, _ = Trends(data).user_parts(Trends(data).at(61 * MINUTE), last_of_each(data))
+    assert state.tolist() == [0, 1, 1, 2, 2, 3]
+
+
 def test_what_happens_at_a_moment_is_not_known_at_it(log):
     data = log([[(60, 0), (70, 1)], [(70, 2)], [(71, 3)]], 4)
     clicks, pairs = Clicks.of(data), pairs_of(data, reach=1, within=HOUR, fading=1)
@@ -183,7 +190,7 @@ def test_fitting_finds_what_users_follow(log):
     trends, asked = Trends(data), last_of_each(data)
     late = asked.take(np.flatnonzero(np.asarray(data.times)[asked.end] > 1800 * MINUTE))
     told = trends.fitted(late, candidates=10)
-    assert told.of[0, POPULARITIES] > 0.3
+    assert told.of[1, POPULARITIES] > 0.3  # of those who come back after a minute
     assert (trends.lists(late, told, 1)[:, 0] == late.targets).mean() > 0.95
     blind = weights(popularity=1)
     assert (trends.lists(late, blind, 1)[:, 0] == late.targets).mean() < 0.4

@@ -41,6 +41,7 @@ class Mean(Encoder):
     def __init__(self, **sizes: Any) -> None:
         super().__init__(**sizes)
         self.norm = nn.Identity()  # type: ignore[assignment]
+        self.map: nn.Module = nn.Identity()
 
     @staticmethod
     def block(*, dimension: int, heads: int, dropout: float, max_length: int, timed: bool) -> nn.Module:
@@ -48,14 +49,15 @@ class Mean(Encoder):
         return BagBlock(dimension=dimension, dropout=dropout)
 
     def forward(self, x_BLD: Tensor, times_BL: Tensor | None = None, asked_BL: Tensor | None = None) -> Tensor:
-        """As `Encoder.forward`, but not normalised at the end."""
-        return super().forward(self._mean(x_BLD, torch.ones_like(x_BLD[..., :1])))
-
-    @staticmethod
-    def _mean(x_BLD: Tensor, weight_BL1: Tensor) -> Tensor:
-        """Up to each position, so that the last one has all of the set."""
+        """As `Encoder.forward`; the last position has all of the set. A plain mean is not normalised at the end."""
         with torch.autocast(x_BLD.device.type, enabled=False):  # sums of hundreds want more than 8 bits
-            return (weight_BL1 * x_BLD).cumsum(1) / weight_BL1.cumsum(1)
+            weight_BL1 = self.weights(x_BLD)
+            mean_BLD = (weight_BL1 * x_BLD).cumsum(1) / weight_BL1.cumsum(1)
+        return super().forward(self.map(mean_BLD))
+
+    def weights(self, x_BLD: Tensor) -> Tensor:
+        """What each interaction counts for, [B, L, 1]."""
+        return torch.ones_like(x_BLD[..., :1])
 
 
 class Bag(Mean):
@@ -72,8 +74,6 @@ class Bag(Mean):
         self.map = nn.Linear(dimension, dimension, bias=False)
         nn.init.eye_(self.map.weight)
 
-    def forward(self, x_BLD: Tensor, times_BL: Tensor | None = None, asked_BL: Tensor | None = None) -> Tensor:
-        """As `Encoder.forward`."""
-        with torch.autocast(x_BLD.device.type, enabled=False):
-            weight_BL1 = self.weight(x_BLD).clamp(-8, 8).exp()
-        return Encoder.forward(self, cast(Tensor, self.map(self._mean(x_BLD, weight_BL1))))
+    def weights(self, x_BLD: Tensor) -> Tensor:
+        """As `Mean.weights`."""
+        return cast(Tensor, self.weight(x_BLD).clamp(-8, 8).exp())

@@ -292,14 +292,15 @@ class Recommender:
         request, since = Request(query, "popular", user=user), _NONE
         asked = (_now_ms() if query.now_ms is None else query.now_ms) if self._told_when else None
         if query.history:
-            rows, codes = live.rows([event.item_id for event in query.history]), self._codes(query.history)
-            used = rows >= 0
-            request.unknown = [
-                e.item_id for e, is_used in zip(query.history, used.tolist(), strict=True) if not is_used
-            ]
-            if len(since := rows[used]):
+            since, times, codes = live.rows([event.item_id for event in query.history]), None, None
+            if _is_told(query.history):
+                times, codes = _times(query.history), self._codes(query.history)
+            if not (used := since >= 0).all():
+                request.unknown = [query.history[at].item_id for at in (~used).nonzero()[0].tolist()]
+                since, (times, codes) = since[used], (None if part is None else part[used] for part in (times, codes))
+            if len(since):
                 request.strategy = "personalised" if len(known) else "history"
-                request.taken = taken(live, user, since, _times(query.history)[used], codes[used], asked)
+                request.taken = taken(live, user, since, times, codes, asked)
         if request.taken is None and len(known):
             request.strategy = "personalised"
             if asked is None:
@@ -410,6 +411,11 @@ def _mean(vectors: np.ndarray) -> np.ndarray:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _is_told(events: Sequence[Event]) -> bool:
+    """Whether of any it is said when it happened, or what."""
+    return any(event.timestamp is not None or event.event is not None for event in events)
 
 
 def _times(events: Sequence[Event]) -> np.ndarray:

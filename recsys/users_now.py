@@ -21,7 +21,7 @@ class Taken:
     Attributes:
         user: their row, whose profile the tower reads; None for a user whom the bundle does not know.
         rows: int64 [n], rows of a `LiveCatalogue`.
-        times: int64 [n], milliseconds since 1970, −1 where unknown.
+        times: int64 [n], milliseconds since 1970, −1 where unknown; None, as are the events, where neither is told.
         events: int64 [n], event codes.
         asked: when their vector is asked for, milliseconds since 1970, which towers made with `query_time` are told; as
             soon as the newest interaction happened if None.
@@ -29,8 +29,8 @@ class Taken:
 
     user: int | None
     rows: np.ndarray
-    times: np.ndarray
-    events: np.ndarray
+    times: np.ndarray | None
+    events: np.ndarray | None
     asked: int | None = None
 
     def __len__(self) -> int:
@@ -38,7 +38,8 @@ class Taken:
 
     def take(self, places: np.ndarray) -> Taken:
         """Some of it: bool [n], or int places in ascending order."""
-        return Taken(self.user, self.rows[places], self.times[places], self.events[places], self.asked)
+        times, events = (None if marks is None else marks[places] for marks in (self.times, self.events))
+        return Taken(self.user, self.rows[places], times, events, self.asked)
 
 
 def taken(
@@ -58,17 +59,18 @@ def taken(
         live: the items.
         user: their row; None for a user whom the bundle does not know.
         rows: int64 [n], rows taken since, oldest first.
-        times: int64 [n], milliseconds since 1970, −1 where unknown.
-        events: int64 [n], event codes.
+        times: int64 [n], milliseconds since 1970, −1 where unknown; None where neither times nor events are told.
+        events: int64 [n], event codes; likewise.
         asked: as for `Taken`.
     """
     bundle, length = live.bundle, live.bundle.towers.architecture.max_length
     rows = np.empty(0, dtype=np.int64) if rows is None else rows[-length:]
     since = len(rows)
-    times = np.full(since, -1, dtype=np.int64) if times is None else times[-length:]
-    events = np.zeros(since, dtype=np.int64) if events is None else events[-length:]
+    times, events = (None if marks is None else marks[-length:] for marks in (times, events))
     if user is None or since == length:
         return Taken(user, rows, times, events, asked)
+    times = np.full(since, -1, dtype=np.int64) if times is None else times
+    events = np.zeros(since, dtype=np.int64) if events is None else events
     end = int(bundle.user_offsets[user + 1])
     known = slice(max(int(bundle.user_offsets[user]), end - (length - since)), end)
     before = bundle.history_items[known].astype(np.int64)
@@ -91,8 +93,10 @@ def user_vectors(live: LiveCatalogue, many: Sequence[Taken]) -> np.ndarray:
     """
     bundle, encoder = live.bundle, live.bundle.user_tower
     if len(many) == 1 and len(many[0]):
-        one = many[0]
-        return encoder(live.vectors(one.rows), *_marks(live, one), _profiles(live, many), one.asked)[None]
+        one, profile = many[0], _profiles(live, many)
+        if one.times is None:
+            return encoder.untold(live.vectors(one.rows), profile, one.asked)[None]
+        return encoder(live.vectors(one.rows), *_marks(live, one), profile, one.asked)[None]
     vectors = np.zeros((len(many), bundle.towers.architecture.dimension), dtype=np.float32)
     lengths = np.array([len(one) for one in many], dtype=np.int64)
     some = np.flatnonzero(lengths)
@@ -121,9 +125,11 @@ def _embedded(live: LiveCatalogue, many: Sequence[Taken], lengths: np.ndarray) -
 
 def _marks(live: LiveCatalogue, one: Taken) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Times and event codes [n], where the bundle's log has times and names events."""
+    times = np.full(len(one), -1, dtype=np.int64) if one.times is None else one.times
+    events = np.zeros(len(one), dtype=np.int64) if one.events is None else one.events
     return (
-        None if live.bundle.history_times is None else known_moments(one.times, one.asked),
-        None if live.bundle.history_events is None else one.events,
+        None if live.bundle.history_times is None else known_moments(times, one.asked),
+        None if live.bundle.history_events is None else events,
     )
 
 

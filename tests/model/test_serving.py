@@ -86,6 +86,13 @@ def test_it_is_the_user_tower_whatever_the_architecture(architecture, said, leng
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
     for part, was in zip(asked[:3], before, strict=True):  # nothing that it was given is written to
         np.testing.assert_array_equal(part, was)
+    # Where neither when nor what is told, all happened when asked, or at once, and was of the first kind.
+    items, _, _, profile, moment = asked
+    at_once = np.full(length, 0 if moment is None else moment) if architecture["has_times"] else None
+    first = np.zeros(length, dtype=np.int64) if architecture["num_events"] else None
+    untold = UserEncoder(towers).untold(items, profile, moment)
+    np.testing.assert_allclose(untold, towers.user_now(items, at_once, first, profile, moment), rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(items, before[0])
 
 
 def stacked(asked, place, behind=0):

@@ -15,6 +15,8 @@ from benchmarks.loads import Load
 from benchmarks.serving_faults.setting import Setting, running
 
 SWAP_EVERY_S = 5.0
+SAMPLE_EVERY_S = 0.25
+STALLED = round(60 / SAMPLE_EVERY_S)  # samples without an answer, after which nothing more is waited for
 WARM_SWAPS = 4  # the first make room for a second bundle, which is kept for the next ones
 BLOCKS = 20  # memory is compared between as many stretches: neighbouring seconds are no two measurements
 
@@ -35,8 +37,8 @@ def soak(setting: Setting) -> list[dict[str, Any]]:
                     setting.promote(live)
                     swapped += service.answers_from(live, 20)
                     due = time.monotonic() + SWAP_EVERY_S
-                time.sleep(1)
-                if len(samples) > 60 and samples[-1][0] == samples[-60][0]:
+                time.sleep(SAMPLE_EVERY_S)
+                if len(samples) > STALLED and samples[-1][0] == samples[-STALLED][0]:
                     break  # nothing is answered any more: the table says so
             noted = load.stop()
     rows = []
@@ -44,9 +46,11 @@ def soak(setting: Setting) -> list[dict[str, Any]]:
     for pid in sorted({pid for *_, found in samples for pid in found}):
         for kind in ("resident", "anonymous"):
             points = [(count, found[pid][kind]) for count, _, found in warm if pid in found]
-            if len(points) >= 2 * BLOCKS:
+            if len(points) >= 2 * BLOCKS:  # else it was there too briefly for a line
                 row = {"what": f"replica {pid}, {kind}", "requests": len(noted.at), "failed": int(noted.failed.sum())}
                 rows.append(row | {"swaps": swapped, "events": len(noted.accepted), **_slope(np.array(points))})
+    if not rows:
+        raise RuntimeError(f"the load ended too soon after {WARM_SWAPS} swaps for a line; ask for more --requests")
     return rows
 
 

@@ -18,7 +18,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.split import Queries, everyone
 from recsys.data.vocabulary import UNKNOWN, FeatureEncoder
 from recsys.data.warm import remembered
-from recsys.model.losses import prefixes
+from recsys.model.functional import prefixes
 from recsys.model.towers import ITEM_ID, Towers
 
 _BLOCK = 1 << 14  # items embedded at once

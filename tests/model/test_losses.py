@@ -12,14 +12,8 @@ import yaml
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
 
 from recsys.cli import main
-from recsys.model import losses
-from recsys.model.losses import (
-    FullSoftmax,
-    GeneralisedBCE,
-    Loss,
-    Negatives,
-    SampledSoftmax,
-    Step,
+from recsys.model import functional, losses
+from recsys.model.functional import (
     calibrated_power,
     full_softmax,
     generalised_bce,
@@ -27,6 +21,7 @@ from recsys.model.losses import (
     prefixes,
     sampled_softmax,
 )
+from recsys.model.losses import FullSoftmax, GeneralisedBCE, Loss, Negatives, SampledSoftmax, Step
 
 
 def problem(positions=37, items=53, dimension=8, seed=0):
@@ -49,7 +44,7 @@ def value_and_gradients(loss, query, item):
 @pytest.fixture(params=["one chunk", "many chunks, the last one short"])
 def chunks(request, monkeypatch):
     if request.param != "one chunk":
-        monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", 53 * 16)  # 37 positions: 16, 16 and 5
+        monkeypatch.setattr(functional, "_CHUNK_ELEMENTS", 53 * 16)  # 37 positions: 16, 16 and 5
 
 
 @pytest.mark.usefixtures("chunks")
@@ -319,7 +314,7 @@ OWNER, ANSWERS = torch.tensor([0, 0, 2, 2, 2]), torch.tensor([4, 9, 7, 7, 1])
 
 @pytest.mark.parametrize("chunk", [1 << 21, 53 * 16])
 def test_several_answers_to_a_query_count_as_if_it_had_been_asked_as_often(chunk, monkeypatch):
-    monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(functional, "_CHUNK_ELEMENTS", chunk)
     query, item, _ = problem()
     owner = torch.cat([OWNER, torch.tensor([35, 36, 36])])
     answers = torch.cat([ANSWERS, torch.tensor([3, 2, 52])])

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from recsys.cli import main
-from recsys.model.losses import Negatives, SampledSoftmax, Step, full_softmax
+from recsys.model.functional import full_softmax
+from recsys.model.losses import Negatives, SampledSoftmax, Step
 from recsys.model.queue import Queue
 
 

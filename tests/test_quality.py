@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import yaml
@@ -16,6 +17,8 @@ from benchmarks.quality.rows import ROWS, Row, named
 from recsys.cli import main
 from recsys.data.dataset import Dataset
 from recsys.data.history import histories
+from recsys.data.schema import Entity, Feature, Interactions, Schema
+from recsys.data.sources import Tables
 from recsys.model.embed import Trained, item_vectors
 from recsys.train import run
 
@@ -85,6 +88,22 @@ def test_a_stopped_run_is_gone_on_with_unless_its_making_changed(tmp_path, toy, 
     said.append(runs.trained(row, 0, tmp_path, tmp_path))
     assert went_on == [one["goes_on"] for one in said] == [False, True, False]
     assert json.loads((tmp_path / "results" / "beauty" / "seed-0.json").read_text())["code"] == "of other code"
+
+
+def test_a_dataset_is_prepared_once_and_anew_where_what_it_reads_has_changed(tmp_path):
+    made = []
+
+    def toys(raw):
+        features = (Feature("title", "text"),) if made else ()
+        log = data.Held("log", pa.table({"user": ["a", "a", "b"], "item": ["x", "y", "x"]}))
+        catalogue = data.Held("catalogue", pa.table({"item": ["x", "y"], "title": ["one", "two"]}))
+        return Tables(Schema(Interactions(user="user", item="item"), Entity("item", features)), log, catalogue)
+
+    for features in (0, 1, 1):
+        path = data.dataset(toys, tmp_path, tmp_path)
+        made.append((path / "manifest.json").stat().st_mtime_ns)
+        assert len(Dataset.open(path).schema.items.features) == features
+    assert made[0] != made[1] == made[2]
 
 
 @pytest.mark.parametrize(

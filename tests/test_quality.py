@@ -91,7 +91,7 @@ def test_a_stopped_run_is_gone_on_with_unless_its_making_changed(tmp_path, toy, 
 
 
 def test_a_dataset_is_prepared_once_and_anew_where_what_it_reads_has_changed(tmp_path):
-    made = []
+    made: list[int] = []
 
     def toys(raw):
         features = (Feature("title", "text"),) if made else ()

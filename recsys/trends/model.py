@@ -16,9 +16,12 @@ from recsys.trends.log import HOUR, PAUSE, Clicks, pairs_of, times_of
 from recsys.trends.moment import COUNTED, Factored, Moment, Near, Settings, moment, near, truncated
 
 POPULARITIES = len(COUNTED) + 1  # the age is one of them
-WAITS = (45_000, 180_000, PAUSE)  # milliseconds since a user's newest interaction, between which a user's state changes
-STATES = len(WAITS) + 1  # hurrying through, reading, coming back, opening a session
-PARTS = POPULARITIES + 2
+# Milliseconds since a user's newest interaction, between which a user's state changes: hurrying through, reading,
+# coming back, opening a session within hours, on the same day, and later. What the last visit showed was passed over.
+WAITS = (45_000, 180_000, PAUSE, 4 * HOUR, 20 * HOUR)
+STATES = len(WAITS) + 1
+STEPS = 3  # of a user's newest items, each is followed by something of its own
+PARTS = POPULARITIES + STEPS + 1
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class Weights:
     """How much each coordinate counts for a user, by how long ago the newest interaction was.
 
     Attributes:
-        of: float64 [STATES, PARTS]: those of `Moment.popularity`, then one of all of `next`, and one of all of `near`.
+        of: float64 [STATES, PARTS]: those of `Moment.popularity`, then of all of `next` for each of the user's newest
+            items, newest first, and one of all of `near`.
     """
 
     of: np.ndarray
@@ -80,26 +84,32 @@ class Trends:
                 yield self.at(int(turn[some[0]]) * step), some
 
     def user_parts(self, made: Moment, queries: Queries) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What users are at a moment: their state int64 [Q], and what their items lead to, twice float32 [Q, R]."""
+        """What users are at a moment.
+
+        Returns:
+            Their state, int64 [Q]; what each of their newest items is followed by, newest first, float32 [Q, STEPS, R];
+            what the same users take as their items, float32 [Q, R].
+        """
         times = times_of(self.dataset)
         state = np.searchsorted(WAITS, times[queries.end] - times[queries.end - 1])
-        query, position = history_positions(self.dataset, queries, last=self.settings.last)
+        query, position = history_positions(self.dataset, queries, last=max(STEPS, self.settings.last))
         place = made.places(np.asarray(self.dataset.items)[position])
         back = queries.end[query] - 1 - position
         nearby = np.zeros((len(queries), made.near_from.shape[1]), dtype=np.float32)
-        known = place >= 0
+        known = (place >= 0) & (back < self.settings.last)
         fading = (self.settings.fading ** back[known]).astype(np.float32)
         np.add.at(nearby, query[known], fading[:, None] * made.near_from[place[known]])
-        following = np.zeros((len(queries), made.next_from.shape[1]), dtype=np.float32)
-        newest = known & (back == 0)
-        following[query[newest]] = made.next_from[place[newest]]
+        following = np.zeros((len(queries), STEPS, made.next_from.shape[1]), dtype=np.float32)
+        newest = (place >= 0) & (back < STEPS)
+        following[query[newest], back[newest]] = made.next_from[place[newest]]
         return state, following, nearby
 
     def user_vectors(self, made: Moment, queries: Queries, weights: Weights) -> np.ndarray:
         """float32 [Q, P + 2R]: their inner products with `Moment.item_vectors` are the scores."""
         state, following, nearby = self.user_parts(made, queries)
         of = weights.of[state].astype(np.float32)
-        parts = [of[:, :POPULARITIES], of[:, [-2]] * following, of[:, [-1]] * nearby]
+        step = np.einsum("qk,qkr->qr", of[:, POPULARITIES:-1], following)
+        parts = [of[:, :POPULARITIES], step, of[:, [-1]] * nearby]
         return np.concatenate(parts, axis=1)
 
     def lists(self, queries: Queries, weights: Weights, depth: int) -> np.ndarray:
@@ -157,8 +167,9 @@ class Trends:
         hour = made.popularity[:, COUNTED.index(("any", 1.0))]
         top = np.sort(np.argsort(-hour, kind="stable")[:candidates])
         popularity = np.broadcast_to(made.popularity[top], (len(queries), len(top), POPULARITIES))
-        pairs = [following @ made.next_to[top].T, nearby @ made.near_to[top].T]
-        choices = np.concatenate([popularity, np.stack(pairs, axis=2)], axis=2).astype(np.float32)
+        step = np.einsum("qkr,cr->qck", following, made.next_to[top], optimize=True)
+        pairs = (nearby @ made.near_to[top].T)[:, :, None]
+        choices = np.concatenate([popularity, step, pairs], axis=2).astype(np.float32)
         target = made.places(queries.targets)
         place = np.minimum(np.searchsorted(top, target), max(0, len(top) - 1))
         there = (target >= 0) & (len(top) == candidates)

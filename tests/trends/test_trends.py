@@ -44,11 +44,14 @@ def last_of_each(data: Dataset) -> Queries:
     return Queries(np.arange(data.num_users), end, np.arange(data.num_users + 1), np.asarray(data.items)[end])
 
 
-def weights(*, popularity: float = 0.0, following: float = 0.0, near: float = 0.0) -> Weights:
-    """Of the count of the last quarter of an hour, and of both kinds of pairs; the same for everybody."""
+def weights(*, popularity: float = 0.0, following: float = 0.0, before: float = 0.0, near: float = 0.0) -> Weights:
+    """Of the count of the last quarter of an hour, of what follows the newest item and those before it, and of what
+    the same users take; the same for everybody."""
     of = np.zeros((STATES, PARTS))
     of[:, COUNTED.index(("any", 0.25))] = popularity
-    of[:, -2:] = following, near
+    of[:, POPULARITIES:-1] = before
+    of[:, POPULARITIES] = following
+    of[:, -1] = near
     return Weights(of)
 
 
@@ -65,10 +68,10 @@ def test_pairs_are_of_one_user_within_reach_and_time_and_fade(log):
 
 
 def test_a_user_is_in_the_state_of_how_long_ago_the_newest_interaction_was(log):
-    apart = [0.75, 0.76, 3, 3.1, 30, 30.1]  # minutes
+    apart = [0.75, 0.76, 3, 3.1, 30, 30.1, 240, 241, 1200, 1201]  # minutes
     data = log([[(60, 0), (60 + minutes, 1)] for minutes in apart], 2)
     state, _, _ = Trends(data).user_parts(Trends(data).at(61 * MINUTE), last_of_each(data))
-    assert state.tolist() == [0, 1, 1, 2, 2, 3]
+    assert state.tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5]
 
 
 def test_what_happens_at_a_moment_is_not_known_at_it(log):
@@ -145,7 +148,7 @@ def test_a_moment_is_the_last_turn_before_the_query(log):
 def test_scores_are_inner_products_and_lists_are_in_their_order(log):
     data = random_log(log)
     trends = Trends(data, minutes=30, factored=exact)
-    asked, told = last_of_each(data), weights(popularity=0.7, following=1.3, near=0.4)
+    asked, told = last_of_each(data), weights(popularity=0.7, following=1.3, before=0.6, near=0.4)
     lists = trends.lists(asked, told, 5)
     for made, some in trends.moments(asked):
         of = made.item_vectors
@@ -157,9 +160,9 @@ def test_scores_are_inner_products_and_lists_are_in_their_order(log):
                 if item in history:
                     continue
                 score = 0.7 * made.popularity[place, COUNTED.index(("any", 0.25))]
-                newest = made.places(history[-1:])[0]
-                if newest >= 0:
-                    score += 1.3 * (made.next_from[newest] @ made.next_to[place])
+                for weight, newest in zip((1.3, 0.6, 0.6), made.places(history[::-1]), strict=False):
+                    if newest >= 0:
+                        score += weight * (made.next_from[newest] @ made.next_to[place])
                 for back, known in enumerate(made.places(history[::-1][:8])):
                     if known >= 0:
                         score += 0.4 * 0.8**back * (made.near_from[known] @ made.near_to[place])

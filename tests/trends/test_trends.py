@@ -145,9 +145,10 @@ def test_a_moment_is_the_last_turn_before_the_query(log):
     assert sorted(Trends(data, minutes=5).lists(query, told, 3)[0].tolist()) == [-1, 0, 1]
 
 
-def test_scores_are_inner_products_and_lists_are_in_their_order(log):
+@pytest.mark.parametrize("last", [2, 8])  # fewer items than have steps of their own, and more
+def test_scores_are_inner_products_and_lists_are_in_their_order(log, last):
     data = random_log(log)
-    trends = Trends(data, minutes=30, factored=exact)
+    trends = Trends(data, minutes=30, settings=Settings(last=last), factored=exact)
     asked, told = last_of_each(data), weights(popularity=0.7, following=1.3, before=0.6, near=0.4)
     lists = trends.lists(asked, told, 5)
     for made, some in trends.moments(asked):
@@ -163,7 +164,7 @@ def test_scores_are_inner_products_and_lists_are_in_their_order(log):
                 for weight, newest in zip((1.3, 0.6, 0.6), made.places(history[::-1]), strict=False):
                     if newest >= 0:
                         score += weight * (made.next_from[newest] @ made.next_to[place])
-                for back, known in enumerate(made.places(history[::-1][:8])):
+                for back, known in enumerate(made.places(history[::-1][:last])):
                     if known >= 0:
                         score += 0.4 * 0.8**back * (made.near_from[known] @ made.near_to[place])
                 twin[item] = score

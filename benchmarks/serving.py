@@ -5,8 +5,11 @@ service has its online store, as it comes, and looks there for each known user.
 
     python -m benchmarks.serving --seconds 10 [--registry demo/registry]
 
-Every server runs around the same bundle, on loopback; rounds of all of them take turns, so that what else the machine
-does hits each alike. Servers that wait their turn are up and idle, and the load comes from one process of its own.
+Every server runs around the same bundle, on loopback, and the load comes from one process of its own. All of them take
+turns in short rounds, those that are compared side by side and in another order each time, and every ratio is the
+median over rounds of one round's ratio, so that what else the machine does hits both sides alike. The second table has
+the aims, each with the 95 % interval of its median: a run that the machine disturbed says so itself. Servers that wait
+their turn are up and idle.
 """
 
 from __future__ import annotations
@@ -17,27 +20,31 @@ import contextlib
 import functools
 import itertools
 import multiprocessing
+import random
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 from urllib.parse import quote
 
 import numpy as np
+from scipy.stats import quantile_test
 
 from benchmarks.loads import Connection, get, post
 from benchmarks.table import emit, parser
 
 CONNECTIONS = (1, 16)
-ROUNDS = 5
+ROUNDS = 20
 K = 10
 HISTORY = 20
 Result = tuple[int, float, list[float]]  # requests, seconds taken, each one's seconds
+Line = tuple[str, int]  # of the table: what, and over how many connections
+Measure = Callable[[Result], float]
 MOST_REQUESTS = 200_000  # a round ends at the latest here
 
 
@@ -161,7 +168,7 @@ def serve_ray(registry: str, port: int, replicas: int) -> None:
 
 
 PEER, RAY = "uvicorn + FastAPI", "Ray Serve + our app"
-FLOOR, WITH = "tower's forward + search", f", history of {HISTORY}"
+IN_PROCESS, FLOOR, WITH = "Recommender in process", "tower's forward + search", f", history of {HISTORY}"
 SERVERS: dict[str, Any] = {PEER: plain_fastapi, "uvicorn + our app": lean}
 
 
@@ -317,7 +324,6 @@ def main() -> None:
 def measure(said: argparse.Namespace) -> None:
     """Starts the servers, lets rounds take turns, and prints the table."""
     spawn = multiprocessing.get_context("spawn")
-    taken: dict[tuple[str, int], list[Result]] = {}
     with contextlib.ExitStack() as up:
         folder = Path(up.enter_context(tempfile.TemporaryDirectory()))
         generator, straight = up.enter_context(spawn.Pool(1)), up.enter_context(spawn.Pool(1))
@@ -339,47 +345,84 @@ def measure(said: argparse.Namespace) -> None:
         targets["Ray Serve, no-op"] = (said.port, [get("/noop/x")])
         targets["Ray Serve, no-op" + WITH] = (said.port, [post("/noop/x", {"history": histories[0], "k": K})])
         alone: list[Any] = [
-            ("Recommender in process", straight, InProcess.ask, (users,)),
-            ("Recommender in process" + WITH, straight, InProcess.ask_with, (histories,)),
+            (IN_PROCESS, straight, InProcess.ask, (users,)),
+            (IN_PROCESS + WITH, straight, InProcess.ask_with, (histories,)),
             (FLOOR + WITH, straight, InProcess.raw, (histories,)),
         ]
+        turn = [
+            ((name, connections), generator, load, (*target, connections))
+            for connections in CONNECTIONS
+            for name, target in targets.items()
+        ]
+        turn += [((name, 1), pool, function, given) for name, pool, function, given in alone]
+        turn.sort(key=compared)
+        taken: dict[Line, list[Result]] = {line: [] for line, *_ in turn}
+        order = random.Random(0)
         for round_number in range(ROUNDS + 1):
             seconds = said.seconds / ROUNDS if round_number else 0.5  # the first one only warms up
-            for connections in CONNECTIONS:
-                turn: list[Any] = [
-                    (name, generator, load, (*target, connections, seconds)) for name, target in targets.items()
-                ]
-                if connections == 1:
-                    turn += [(name, pool, function, (*given, seconds)) for name, pool, function, given in alone]
-                for name, pool, function, given in turn:
-                    result = pool.apply(function, given)
-                    if round_number:
-                        taken.setdefault((name, connections), []).append(result)
-    rows = [row(name, connections, results) for (name, connections), results in taken.items()]
-    rows.sort(key=lambda each: (each["connections"], WITH in each["what"]))
-    by = {(each["what"], each["connections"]): each for each in rows}
-    for each in rows:
-        kind = WITH if WITH in each["what"] else ""
-        peer = by[PEER + kind, each["connections"]]
-        each["× FastAPI"] = each["requests/s"] / peer["requests/s"]
-        each["p50 × FastAPI"] = each["p50 ms"] / peer["p50 ms"]
-        is_alone = kind and each["connections"] == 1
-        each["p50 × raw"] = each["p50 ms"] / by[FLOOR + WITH, 1]["p50 ms"] if is_alone else None
-    emit(f"serving: k {K}, {said.replicas} replica(s), {ROUNDS} rounds in turn", rows, as_json=said.json)
+            for line, pool, function, given in sorted(order.sample(turn, len(turn)), key=compared):
+                result = pool.apply(function, (*given, seconds))
+                if round_number:
+                    taken[line].append(result)
+    title = f"serving: k {K}, {said.replicas} replica(s), {ROUNDS} rounds in turn"
+    emit(title, [row(line, taken) for line in taken], as_json=said.json)
+    emit("the aims, from ratios round by round", aims(taken), as_json=said.json)
 
 
-def row(name: str, connections: int, results: list[Result]) -> dict[str, Any]:
+def compared(turn: tuple[Line, Any, Any, Any]) -> tuple[int, bool]:
+    """Equal for those that are compared with one another."""
+    (name, connections), *_ = turn
+    return connections, WITH in name
+
+
+def row(line: Line, taken: dict[Line, list[Result]]) -> dict[str, Any]:
     """One line of the table."""
-    rates = [count / seconds for count, seconds, _ in results]
-    latencies_ms = np.concatenate([latencies for _, _, latencies in results]) * 1000
+    name, connections = line
+    results, kind = taken[line], WITH if WITH in name else ""
+    peer, floor = taken[PEER + kind, connections], taken[FLOOR + WITH, 1]
+    rates = [rate(each) for each in results]
     return {
         "what": name,
         "connections": connections,
         "requests/s": float(np.median(rates)),
         "± rounds": float(np.std(rates)),
-        "p50 ms": float(np.percentile(latencies_ms, 50)),
-        "p99 ms": float(np.percentile(latencies_ms, 99)),
+        "p50 ms": 1000 * float(np.median(np.concatenate([latencies for _, _, latencies in results]))),
+        "p99 ms": 1000 * float(np.percentile(np.concatenate([latencies for _, _, latencies in results]), 99)),
+        "× FastAPI": float(np.median(ratios(rate, results, peer))),
+        "p50 × FastAPI": float(np.median(ratios(p50, results, peer))),
+        "p50 × raw": float(np.median(ratios(p50, results, floor))) if kind and connections == 1 else None,
     }
+
+
+def aims(taken: dict[Line, list[Result]]) -> list[dict[str, Any]]:
+    """What the service is to reach, what it reached, and between what."""
+
+    def aim(what: str, measure: Measure, of: Line, to: Line, bound: str) -> dict[str, Any]:
+        found = ratios(measure, taken[of], taken[to])
+        between = quantile_test(found, p=0.5).confidence_interval(0.95)
+        return {"ratio": what, "median": float(np.median(found)), "from": between.low, "to": between.high, "aim": bound}
+
+    return [
+        aim("requests/s to FastAPI's, 16 connections", rate, (RAY, 16), (PEER, 16), "≥ 0.9"),
+        aim("p50 to FastAPI's, 1 connection", p50, (RAY, 1), (PEER, 1), "≤ 1.3"),
+        aim(f"p50{WITH}, in process, to the raw floor", p50, (IN_PROCESS + WITH, 1), (FLOOR + WITH, 1), "≤ 1.5"),
+        aim(f"p50{WITH}, over HTTP, to the raw floor", p50, (RAY + WITH, 1), (FLOOR + WITH, 1), "≤ 1.5"),
+    ]
+
+
+def rate(result: Result) -> float:
+    """Requests a second."""
+    return result[0] / result[1]
+
+
+def p50(result: Result) -> float:
+    """The median latency, in seconds."""
+    return float(np.median(result[2]))
+
+
+def ratios(measure: Measure, of: Sequence[Result], to: Sequence[Result]) -> list[float]:
+    """Of each round, what the one measured by what the other did."""
+    return [measure(one) / measure(other) for one, other in zip(of, to, strict=True)]
 
 
 def arguments() -> argparse.Namespace:

@@ -111,6 +111,19 @@ def popularity_lift(recommended: np.ndarray, taken: np.ndarray, counts: np.ndarr
     return float(recommended @ counts / max(1, recommended.sum()) / theirs) if theirs else None
 
 
+def cold_share(recommended: np.ndarray, counts: np.ndarray) -> float:
+    """The share of what is recommended that training never saw.
+
+    Where all targets are cold, recall rises with it whatever a scorer knows: read it beside cold items' share of the
+    catalogue.
+
+    Args:
+        recommended: int64 [N], how often each item stands in a list.
+        counts: int64 [N], how often each occurs in training.
+    """
+    return float(recommended[counts == 0].sum() / max(1, recommended.sum()))
+
+
 def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> Mean:
     """The mean over queries and its 95 % interval when the queries of one user go together.
 

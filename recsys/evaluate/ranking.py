@@ -69,7 +69,8 @@ class Result:
 
     Attributes:
         accuracy: mean over queries of `recall@k`, `ndcg@k`, `hit_rate@k`, `mrr@k`, with intervals clustered by user.
-        catalogue: `coverage@k`, `novelty@k` (bits), `popularity_lift@k` (a ratio; None if it has none).
+        catalogue: `coverage@k`, `novelty@k` (bits), `popularity_lift@k` (a ratio; None if it has none), `cold_share@k`
+            (of the places in lists, those of items that training never saw).
         slices: `new users` (nothing in training), `tail items`, `cold items` (not in training), and those asked for.
         seconds: what scoring and ranking took.
         each: float64 [Q], NDCG@10 of every query, so that two scorers asked the same can be compared in pairs.
@@ -152,6 +153,7 @@ def evaluate(
         catalogue[f"coverage@{k}"] = metrics.coverage(lists)
         catalogue[f"novelty@{k}"] = metrics.novelty(lists, counts)
         catalogue[f"popularity_lift@{k}"] = metrics.popularity_lift(lists, taken, counts)
+        catalogue[f"cold_share@{k}"] = metrics.cold_share(lists, counts)
     return Result(
         conditions=conditions,
         accuracy=_means(places, queries, ks, ("ndcg", "recall", "hit_rate", "mrr")),

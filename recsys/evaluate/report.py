@@ -49,6 +49,10 @@ def table(results: Mapping[str, Result], *, k: int = 10) -> str:
         metrics = [f"ndcg@{SLICE_K}", f"recall@{SLICE_K}"]
         rows = [["", *(metric.replace("ndcg", "NDCG") for metric in metrics)]]
         rows += [[name, *(_mean(r.slices[slice_name].metrics[m]) for m in metrics)] for name, r in results.items()]
+        if slice_name == "cold items":  # a scorer that puts them before all others finds them, too
+            rows[0].append(f"share of lists@{k}")
+            for row, result in zip(rows[1:], results.values(), strict=True):
+                row.append(f"{result.catalogue[f'cold_share@{k}']:.1%}")
         blocks.append(f"{title}\n{_aligned(rows)}")
     return "\n\n".join(blocks)
 

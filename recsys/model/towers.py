@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from recsys.data.history import GAP_BUCKETS, History, gap_buckets, waits
 from recsys.data.vocabulary import UNKNOWN, Input
 from recsys.model.bag import Bag, Mean
-from recsys.model.features import FeatureSum
+from recsys.model.features import Combiner, FeatureSum
 from recsys.model.hstu import HSTU
 from recsys.model.ligr import LiGR
 from recsys.model.sequence import Dropout, Encoder, Transformer
@@ -61,6 +61,8 @@ class Architecture:
         id_dropout: share of items whose id is hidden in a training step, so that features alone learn to stand in.
         zero_ids: whether an id adds nothing until training says so; else it starts at random, and drowns the features
             of items that are taken too seldom for training to say much.
+        combiner: what an item's several codes of one feature (words, tags) become: their `mean`, or their sum over the
+            square root of their number (`sqrtn`), so that a title of ten words speaks as loud as a brand.
         use_times: whether the gaps between interactions are embedded, where the log has times.
         query_time: whether the towers are told when each question is asked; a user's vector then changes by the hour,
             and is made for each request.
@@ -77,6 +79,7 @@ class Architecture:
     hidden: int = 2
     id_dropout: float = 0.05
     zero_ids: bool = False
+    combiner: Combiner = "mean"
     use_times: bool = True
     query_time: bool = False
 
@@ -110,7 +113,10 @@ class ItemTower(nn.Module):
         self.unit, self.item_bias = architecture.unit, architecture.item_bias
         self.id_dropout = architecture.id_dropout
         self.sum = FeatureSum(
-            (Input(ITEM_ID, codes=sizes.num_items + 1), *sizes.item_inputs), dimension, std=0.25 * dimension**-0.5
+            (Input(ITEM_ID, codes=sizes.num_items + 1), *sizes.item_inputs),
+            dimension,
+            std=0.25 * dimension**-0.5,
+            combiner=architecture.combiner,
         )
         if architecture.zero_ids:
             if not sizes.item_inputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,8 @@ class TwoTower(pl.LightningModule):
         architecture: what the towers are made of.
         loss: what a step minimises; full softmax if left out.
         learning_rate: of AdamW, at its highest.
+        feature_learning_rate: of the embeddings of items' features, if it is another one. Words are shared by many
+            items, and learnt as fast as ids they forget what those that were seen together have in common with others.
         weight_decay: of AdamW.
         warmup_steps: steps over which the learning rate rises, at most a tenth of all.
         decay: whether the learning rate then falls to 0 by the last step, along a cosine.
@@ -59,6 +62,7 @@ class TwoTower(pl.LightningModule):
         architecture: Architecture = Architecture(),  # noqa: B008 (frozen)
         loss: Loss | None = None,
         learning_rate: float = 3e-3,
+        feature_learning_rate: float | None = None,
         weight_decay: float = 0.01,
         warmup_steps: int = 100,
         decay: bool = True,
@@ -71,7 +75,12 @@ class TwoTower(pl.LightningModule):
         sizes = self.loss.dimensions(architecture.dimension)  # refuses impossible prefixes before any work
         if architecture.item_bias and len(sizes) > 1:
             raise ValueError("item_bias with loss.matryoshka: a prefix of vectors is without it; leave one of them out")
+        if feature_learning_rate is not None and not item_inputs:
+            raise ValueError(
+                f"feature_learning_rate {feature_learning_rate} without item features; embed one, or leave it out"
+            )
         self.learning_rate = learning_rate
+        self.feature_learning_rate = learning_rate if feature_learning_rate is None else feature_learning_rate
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
         self.decay = decay
@@ -154,7 +163,7 @@ class TwoTower(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         fused = self.device.type in ("cpu", "cuda")
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused
+            self._groups(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused
         )
         if self.warm_start and self.optimizer == "carry":
             said, before = read_checkpoint(self.warm_start)["optimizer_states"][0], Trained.open(self.warm_start)
@@ -170,6 +179,16 @@ class TwoTower(pl.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """The parameters by learning rate, in the order in which they have ever been numbered."""
+        if self.feature_learning_rate == self.learning_rate:
+            return [{"params": list(self.parameters())}]
+        features = set(self.towers.item.sum.parts[1:].parameters())  # the first are the ids
+        return [
+            {"params": list(run), "lr": self.feature_learning_rate if theirs else self.learning_rate}
+            for theirs, run in itertools.groupby(self.parameters(), features.__contains__)
+        ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["towers"] = self.towers.config()

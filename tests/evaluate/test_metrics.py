@@ -43,6 +43,8 @@ def test_catalogue_by_hand() -> None:
     # Recommended: (3·3 + 1·0) / 4 = 2.25. Taken: items 0 and 2, (3 + 1) / 2 = 2.
     assert metrics.popularity_lift(recommended, np.array([1, 0, 1, 0]), counts) == pytest.approx(2.25 / 2)
     assert metrics.popularity_lift(recommended, np.array([0, 0, 0, 5]), counts) is None
+    assert metrics.cold_share(recommended, counts) == 1 / 4  # of four places, that of item 1
+    assert metrics.cold_share(np.zeros(4, dtype=np.int64), counts) == 0
 
 
 def test_interval_by_hand() -> None:

@@ -56,6 +56,7 @@ def test_a_ranking_by_hand(toy: Callable[..., Dataset]) -> None:
     assert result.catalogue["coverage@2"] == pytest.approx(4 / 6)
     assert result.catalogue["novelty@2"] == pytest.approx((7 * 3 + 1 * 2) / 8)  # shares 1/8, and 2/8 for item 0
     assert result.catalogue["popularity_lift@2"] is None  # nothing that was taken occurs in training
+    assert result.catalogue["cold_share@2"] == 7 / 8  # all but item 0
     said = result.conditions
     assert (said.num_queries, said.num_users, said.num_targets, said.num_candidates) == (4, 2, 4, 6)
     assert (said.part, said.period, said.split) == ("test", ("1970-01-02", "1970-01-04"), "given cuts")

@@ -60,7 +60,9 @@ def test_json_says_the_same(results: dict[str, Result]) -> None:
     knn = said["results"]["item-kNN"]
     assert knn["accuracy"]["ndcg@10"]["value"] == results["item-kNN"].accuracy["ndcg@10"].value
     assert set(knn["slices"]) == {"new users", "tail items", "cold items"}
-    assert set(knn["catalogue"]) == {f"{m}@{k}" for m in ("coverage", "novelty", "popularity_lift") for k in (1, 10)}
+    assert set(knn["catalogue"]) == {
+        f"{name}@{k}" for name in ("coverage", "novelty", "popularity_lift", "cold_share") for k in (1, 10)
+    }
 
 
 def test_what_was_measured_otherwise_is_not_put_beside(dataset: Dataset, results: dict[str, Result]) -> None:

@@ -301,6 +301,19 @@ def test_a_feature_sum_by_hand():
     assert got.tolist() == [[2 + 1, 3 + 0], [9 + 0, 9 + 10], [0, 0]]
 
 
+def test_sqrtn_divides_by_the_root_of_how_many_codes_there_are():
+    features = FeatureSum([Input("tags", codes=6)], dimension=2, std=1.0, combiner="sqrtn")
+    features.load_state_dict({"parts.0.weight": torch.tensor([[0.0, 0], [1, 0], [0, 1], [1, 0], [0, 1], [5, 5]])})
+    got = features({"tags": torch.tensor([[1, 2, 3, 4], [5, 0, 0, 0], [0, 0, 0, 0]])})
+    assert got.tolist() == [[1, 1], [5, 5], [0, 0]]  # 2 / √4; one of one; nothing
+
+
+def test_the_combiner_is_that_of_the_item_tower_and_goes_into_its_config(shop_data):
+    towers = Towers(sizes_of(shop_data), dataclasses.replace(SMALL, combiner="sqrtn"))
+    assert towers.item.sum.combiner == "sqrtn"
+    assert Towers.from_config(towers.config()).item.sum.combiner == "sqrtn"
+
+
 def test_nothing_to_embed_is_refused():
     with pytest.raises(ValueError, match="there is no feature to embed; declare one or leave this module out"):
         FeatureSum([], 2, 1.0)({})

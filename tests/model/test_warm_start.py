@@ -113,6 +113,37 @@ def test_moments_are_carried_on_or_not(tonight, first, tmp_path, optimizer):
     assert steps[1] == (steps[0] + own if optimizer == "carry" else own)
 
 
+def test_features_learn_at_a_rate_of_their_own(nights, tmp_path):
+    def weights(name, *options):
+        run(["fit", "--config", str(nights.config), *options, "--out", str(tmp_path / name)])
+        said = loaded(tmp_path / name / "last.ckpt")
+        return said, Trained.open(tmp_path / name / "last.ckpt").towers.item.sum.parts
+
+    still = ["--model.feature_learning_rate", "0", "--trainer.max_epochs"]
+    (_, once), (said, twice) = weights("once", *still, "1"), weights("twice", *still, "2")
+    assert not torch.equal(once[0].weight, twice[0].weight)
+    assert len(twice) > 1
+    for one, other in zip(once[1:], twice[1:], strict=True):
+        assert torch.equal(one.weight, other.weight)
+    # The next night finds each weight's moments by its number, so groups may not change the order.
+    groups = said["optimizer_states"][0]["param_groups"]
+    assert len(groups) > 1
+    numbers = [number for group in groups for number in group["params"]]
+    assert numbers == list(range(len(numbers)))
+    parameters = [weight for name, weight in said["state_dict"].items() if name.startswith("towers.")]
+    state = said["optimizer_states"][0]["state"]
+    assert all(state[place]["exp_avg"].shape == weight.shape for place, weight in enumerate(parameters))
+    _, moved = weights("moved", "--model.feature_learning_rate", "0.01", "--trainer.max_epochs", "1")
+    assert not torch.equal(moved[1].weight, once[1].weight)
+
+
+def test_a_rate_for_features_wants_features():
+    with pytest.raises(
+        ValueError, match=r"feature_learning_rate 0.1 without item features; embed one, or leave it out"
+    ):
+        TwoTower(9, feature_learning_rate=0.1)
+
+
 KILLED = """
 import io, os, signal, sys, torch
 from recsys.cli import main

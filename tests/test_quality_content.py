@@ -53,10 +53,25 @@ def test_chance_is_drawn_anew():
 def test_a_cold_row_aims_above_the_best_baseline_measured_here(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "RESULTS", tmp_path)
     row = named("cold-beauty")
-    for model, value in ((runs.MODEL, 0.31), ("content-knn", 0.2), ("popular", 0.1)):
-        part = {"dimensions": {"64": {"mean": {"recall@50": value}, "half_width": {"recall@50": 0.01}}}}
+    alone, share = row.beside
+    for model, value, other in ((runs.MODEL, 0.31, 0.4), ("content-knn", 0.2, 0.5), ("popular", 0.1, 0.6)):
+        means, halves = {"recall@50": value, alone: other, share: other}, {"recall@50": 0.01, alone: 0.01, share: None}
+        part = {"dimensions": {"64": {"mean": means, "half_width": halves}}}
         said = {"row": row.name, "model": model, "seed": 0, "validation": part, "test": part, "seconds": 60}
         runs.write(said, tmp_path / row.name / f"{model}.json")
-    (said,) = table.figures(row)
+    said, *beside = table.figures(row)
     assert said["target"] == pytest.approx(0.3)
     assert (said["met"], said["best baseline here"]) == ("yes", "content-knn 0.2000")
+    # What stands beside it has no aim, and is that of the same baseline, not of the one that has most of it.
+    assert [(one["metric"], one["mean"], one["±"], one["met"]) for one in beside] == [
+        ("recall@50, only they compete", 0.4, 0.01, None),
+        ("their share of lists@50", 0.4, None, None),
+    ]
+    assert {one["best baseline here"] for one in beside} == {"content-knn 0.5000"}
+
+
+def test_only_cold_items_compete(monkeypatch):
+    monkeypatch.setattr(runs, "train_counts", lambda dataset, cuts: np.array([2, 0, 1, 0]))
+    scorer: Any = SimpleNamespace(scores=lambda queries: np.array([[4.0, 3.0, 2.0, 1.0]]))
+    nothing: Any = None
+    assert runs.OnlyCold(scorer, nothing, nothing).scores(QUERY).tolist() == [[-np.inf, 3, -np.inf, 1]]

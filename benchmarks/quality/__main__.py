@@ -32,7 +32,7 @@ def figures(row: Row) -> list[dict[str, Any]]:
     ours = [result for result in results if result["model"] == MODEL]
     others = [result for result in results if result["model"] != MODEL]
     asked: list[tuple[str, int | None]] = [(row.metrics[0], cut) for cut in row.cuts]
-    asked = asked or [(metric, None) for metric in row.metrics]
+    asked = asked or [(metric, None) for metric in (*row.metrics, *row.beside)]
     nothing = (None,) * len(asked)
     rows = []
     for (metric, cut), anchor, target in zip(asked, row.anchors or nothing, row.targets or nothing, strict=True):
@@ -40,8 +40,10 @@ def figures(row: Row) -> list[dict[str, Any]]:
         average, half = mean(values) if values else (None, None)
         if len(values) == 1 and cut is None:
             half = at(ours[0])["half_width"][metric]
-        best = max(others, key=lambda result: value(result, metric), default=None)
-        if row.above is not None and best is not None:
+        # Of what has no aim, that of the baseline which is best by the row's own metric.
+        by = row.metrics[0] if metric in row.beside else metric
+        best = max(others, key=lambda result: value(result, by), default=None)
+        if row.above is not None and best is not None and metric in row.metrics:
             target = row.above * value(best, metric)
         rows.append(
             {

@@ -139,7 +139,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    cold = [row.name for row in ROWS if row.name.startswith("cold-")]
+    cold = [row.name for row in ROWS if row.cold]
     parser.add_argument("--row", required=True, choices=cold, help="data and protocol")
     parser.add_argument("--model", help="a sentence model, by folder or package; TF-IDF, popular and random without")
     parser.add_argument("--fields", nargs="+", default=["title"], help="the texts that the model reads, as one")

@@ -33,11 +33,10 @@ import torch
 
 from benchmarks.quality.data import dataset
 from benchmarks.quality.rows import ROWS, Row, named
-from benchmarks.quality.runs import RESULTS, code_digest, write
+from benchmarks.quality.runs import RESULTS, code_digest, figures_of, write
 from recsys.data.dataset import Dataset
 from recsys.data.split import Cuts, GivenSplit, HeldOut, LeaveOneOut, Queries, in_training, queries_of
 from recsys.evaluate.baselines import ItemKNN, Popular, PopularRecent, Scorer, history_positions
-from recsys.evaluate.ranking import evaluate
 
 DEPTH = 100
 LARGE = (
@@ -223,13 +222,8 @@ def baseline(name: str, row: Row, data: Dataset, split: LeaveOneOut | GivenSplit
 
 def measured(scorer: Scorer, row: Row, data: Dataset, split: LeaveOneOut | GivenSplit, part: HeldOut) -> dict[str, Any]:
     """The metrics of the row on a held-out part as a run of ours has them; 0 dimensions, since lists have none."""
-    result = evaluate(scorer, data, split.cut(data), part, split=split, ks=row.cut_offs)
-    figures = {name: result.accuracy[name].value for name in row.metrics}
-    widths = {name: result.accuracy[name].half_width for name in row.metrics}
-    return {
-        "queries": result.conditions.num_queries,
-        "dimensions": {"0": {"mean": figures, "half_width": widths}},
-    }
+    queries, figures = figures_of(scorer, row, data, split, part)
+    return {"queries": queries, "dimensions": {"0": figures}}
 
 
 def peers_of(row: Row, data: Dataset, minutes: float | None = None) -> dict[str, Peer]:

@@ -41,6 +41,7 @@ class Row:
     above: float | None = None
     cuts: tuple[int, ...] = ()
     closed_form: bool = False  # solved by benchmarks.quality.news, not trained
+    cold: bool = False  # every target is an item that training did not see
 
     @property
     def config(self) -> Path:
@@ -48,11 +49,20 @@ class Row:
         return CONFIGS / f"{self.name}.yaml"
 
     @property
+    def beside(self) -> tuple[str, ...]:
+        """What is told without an aim: of cold items, their recall when only they compete, and their share of lists.
+
+        A scorer that puts every cold item before all others is better by its metric, and of no use to anybody.
+        """
+        return tuple(name.format(*metric.split("@")) for metric in self.metrics for name in (ALONE, SHARE) if self.cold)
+
+    @property
     def cut_offs(self) -> list[int]:
         """The k of the metrics."""
         return sorted({int(metric.partition("@")[2]) for metric in self.metrics})
 
 
+ALONE, SHARE = "{0}@{1}, only they compete", "their share of lists@{1}"
 AT_10 = ("hit_rate@10", "ndcg@10")
 AT_20 = ("recall@20", "ndcg@20")
 
@@ -124,6 +134,7 @@ ROWS = (
         "content kNN and popular, measured here",
         (),
         above=1.5,
+        cold=True,
     ),
     Row(
         "cold-beauty",
@@ -134,6 +145,7 @@ ROWS = (
         "content kNN and popular, measured here",
         (),
         above=1.5,
+        cold=True,
     ),
 )
 

@@ -17,9 +17,10 @@ import torch
 from scipy import stats
 
 from benchmarks.quality.data import dataset
-from benchmarks.quality.rows import Row
+from benchmarks.quality.rows import ALONE, SHARE, Row
 from recsys.data.dataset import Dataset
-from recsys.data.split import HeldOut, split_of
+from recsys.data.split import Cuts, HeldOut, Queries, Split, split_of, train_counts
+from recsys.evaluate.baselines import Scorer
 from recsys.evaluate.ranking import evaluate
 from recsys.model.embed import TowerScorer, Trained
 from recsys.train import run
@@ -79,18 +80,48 @@ def measured(row: Row, path: Path, checkpoint: Path) -> dict[str, Any]:
     """Every metric of the row on both held-out parts, and the cut dimensions if the loss trained any."""
     data, made = Dataset.open(path, check=False), Trained.open(checkpoint)
     split = split_of(made.split)
-    cuts = split.cut(data)
     parts: tuple[HeldOut, ...] = ("validation", "test")
     said: dict[str, Any] = {}
     for part in parts:
         for dimension in made.dimensions:
-            result = evaluate(TowerScorer(made, data, dimension), data, cuts, part, split=split, ks=row.cut_offs)
-            figures = {name: result.accuracy[name].value for name in row.metrics}
-            widths = {name: result.accuracy[name].half_width for name in row.metrics}
-            here = said.setdefault(part, {"queries": result.conditions.num_queries, "dimensions": {}})
-            here["dimensions"][str(dimension)] = {"mean": figures, "half_width": widths}
+            queries, figures = figures_of(TowerScorer(made, data, dimension), row, data, split, part)
+            here = said.setdefault(part, {"queries": queries, "dimensions": {}})
+            here["dimensions"][str(dimension)] = figures
     said["epochs"] = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"]) + 1
     return said
+
+
+def figures_of(scorer: Scorer, row: Row, data: Dataset, split: Split, part: HeldOut) -> tuple[int, dict[str, Any]]:
+    """How many queries a part asks, and the `mean` and `half_width` of every metric of the row."""
+    cuts = split.cut(data)
+    result = evaluate(scorer, data, cuts, part, split=split, ks=row.cut_offs)
+    means: dict[str, tuple[float | None, float | None]]
+    means = {name: (result.accuracy[name].value, result.accuracy[name].half_width) for name in row.metrics}
+    if row.cold:
+        alone = evaluate(OnlyCold(scorer, data, cuts), data, cuts, part, split=split, ks=row.cut_offs).accuracy
+        for name in row.metrics:
+            kind, k = name.split("@")
+            means[ALONE.format(kind, k)] = (alone[name].value, alone[name].half_width)
+            means[SHARE.format(kind, k)] = (result.catalogue[f"cold_share@{k}"], None)
+    figures = {"mean": {name: one for name, (one, _) in means.items()}}
+    return result.conditions.num_queries, figures | {"half_width": {name: half for name, (_, half) in means.items()}}
+
+
+class OnlyCold:
+    """A scorer's scores of the items that training did not see; the others do not compete.
+
+    Args:
+        scorer: whose.
+        dataset: the interactions.
+        cuts: what training saw.
+    """
+
+    def __init__(self, scorer: Scorer, dataset: Dataset, cuts: Cuts) -> None:
+        self._scorer, self._known = scorer, train_counts(dataset, cuts) > 0
+
+    def scores(self, queries: Queries) -> np.ndarray:
+        """As `Scorer.scores`."""
+        return np.where(self._known, -np.inf, self._scorer.scores(queries))
 
 
 def code_digest(folders: Sequence[str] = CODE) -> str:

@@ -40,8 +40,8 @@ class TwoTower(pl.LightningModule):
         architecture: what the towers are made of.
         loss: what a step minimises; full softmax if left out.
         learning_rate: of AdamW, at its highest.
-        feature_learning_rate: of the embeddings of items' features, if it is another one. Words are shared by many
-            items, and learnt as fast as ids they forget what those that were seen together have in common with others.
+        feature_learning_rate: of the embeddings of items' features, if it is another one. At the ids' rate words soon
+            fit the items that training saw, and say less of new ones.
         weight_decay: of AdamW.
         warmup_steps: steps over which the learning rate rises, at most a tenth of all.
         decay: whether the learning rate then falls to 0 by the last step, along a cosine.

@@ -53,6 +53,17 @@ def test_no_figure_is_naked(results: dict[str, Result]) -> None:
         assert first[end : end + 1] in ("", " ")
 
 
+def test_the_share_of_lists_that_cold_items_take_stands_beside_their_recall(results: dict[str, Result]) -> None:
+    block = next(block for block in table(results).split("\n\n") if block.startswith("cold items: "))
+    _, header, _, *rows = block.splitlines()
+    assert header.endswith("recall@10  share of lists@10")
+    for row, result in zip(rows, results.values(), strict=True):
+        share = result.catalogue["cold_share@10"]
+        assert share is not None
+        assert share > 0
+        assert row.endswith(f" {share:.1%}")
+
+
 def test_json_says_the_same(results: dict[str, Result]) -> None:
     said = json.loads(to_json(results))
     assert said["conditions"]["sample"] == [3, 0]

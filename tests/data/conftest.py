@@ -1,11 +1,14 @@
 import csv
 import itertools
+import json
 
 import pytest
 from hypothesis import settings
 
 from recsys.data.prepare import prepare
+from recsys.data.snapshot import opened, snapshot
 from recsys.data.sources import Csv, Tables
+from tests.small_log import NAMES, SCHEMA
 
 settings.register_profile("busy machine", deadline=None)
 settings.load_profile("busy machine")
@@ -48,3 +51,29 @@ def prepared(tmp_path):
         return prepare(tables, out or folder / "dataset", max_rejected=max_rejected, base=base and base.path)
 
     return make
+
+
+@pytest.fixture
+def night(tmp_path):
+    """Takes one snapshot after the other, each since the one before."""
+    marks: list[dict | None] = [None]
+
+    def take(source, schema=SCHEMA):
+        taken = snapshot(Tables(schema, source), tmp_path / f"night-{len(marks)}", since=marks[-1])
+        marks.append(json.loads(json.dumps(taken.content["mark"])))  # plain JSON
+        tables = opened(tmp_path / f"night-{len(marks) - 1}")
+        batches = list(tables.interactions.batches(NAMES))
+        rows = [tuple(row.values()) for batch in batches for row in batch.columns.to_pylist()]
+        assert taken.content["interactions"] == len(rows) + sum(len(batch.unparsed) for batch in batches)
+        assert taken.content["mark"]["whole"] is (taken.content["whole"] is not None)
+        assert tables.whole == taken.content["whole"]
+        return rows, taken.content["whole"], batches
+
+    return take
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "log"
+    folder.mkdir()
+    return folder

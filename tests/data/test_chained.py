@@ -12,9 +12,7 @@ from recsys.data.prepare import PrepareError, prepare
 from recsys.data.snapshot import opened, snapshot
 from recsys.data.sources import Batch, Csv, SourceError, Tables
 from recsys.data.sql import Sql
-from tests.data.test_snapshot import SCHEMA
-
-NAMES = ["user", "item", "time"]
+from tests.small_log import NAMES, SCHEMA
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from benchmarks.quality import runs
 from benchmarks.quality.content import ContentKNN, Random, tf_idf
 from benchmarks.quality.rows import named
 from recsys.data.split import Queries
+from recsys.evaluate.metrics import Mean
 
 
 def log():
@@ -75,3 +76,23 @@ def test_only_cold_items_compete(monkeypatch):
     scorer: Any = SimpleNamespace(scores=lambda queries: np.array([[4.0, 3.0, 2.0, 1.0]]))
     nothing: Any = None
     assert runs.OnlyCold(scorer, nothing, nothing).scores(QUERY).tolist() == [[-np.inf, 3, -np.inf, 1]]
+
+
+def test_beside_the_metric_stand_recall_among_cold_items_and_the_share_of_whole_lists(monkeypatch):
+    def measured(scorer, *given, **options):
+        alone = isinstance(scorer, runs.OnlyCold)
+        return SimpleNamespace(
+            accuracy={"recall@50": Mean(0.5, 0.1) if alone else Mean(0.25, 0.2)},
+            catalogue={"cold_share@50": 1.0 if alone else 0.4},
+            conditions=SimpleNamespace(num_queries=7),
+        )
+
+    monkeypatch.setattr(runs, "evaluate", measured)
+    monkeypatch.setattr(runs, "train_counts", lambda dataset, cuts: np.array([2, 0]))
+    row = named("cold-beauty")
+    nothing: Any = SimpleNamespace(cut=lambda data: None)
+    queries, said = runs.figures_of(nothing, row, nothing, nothing, "test")
+    assert queries == 7
+    assert list(said["mean"]) == ["recall@50", *row.beside]
+    assert list(said["mean"].values()) == [0.25, 0.5, 0.4]
+    assert list(said["half_width"].values()) == [0.2, 0.1, None]

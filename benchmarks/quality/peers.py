@@ -251,8 +251,9 @@ def _sasrec(row: Row) -> dict[str, Any]:
         "precision": "bf16-mixed",
     }
     if row.name == "beauty":
+        # The published one reads the newest 50, of which it pads 43: 96 % of histories are no longer than 20.
         sampled = {"loss": "sampled_softmax", "n_negatives": 256}
-        return {**same, **sampled, "n_blocks": 1, "session_max_len": 50, "epochs": 50}
+        return {**same, **sampled, "n_blocks": 1, "session_max_len": 20, "epochs": 50}
     return {**same, "loss": "softmax", "n_blocks": 2, "session_max_len": 200, "epochs": 50}
 
 

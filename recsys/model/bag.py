@@ -1,4 +1,4 @@
-"""Bags and means: encoders for histories that are sets."""
+"""Bags and means: encoders for histories that are sets, or whose order only says what is newer."""
 
 from __future__ import annotations
 
@@ -34,12 +34,17 @@ class Mean(Encoder):
     """The plain mean of what was taken; without blocks, there is nothing to learn but the items' own vectors.
 
     Vectors of rare items and words want a learning rate at which a `Bag`'s map would lose what it holds.
+
+    Args:
+        recency: when a user is asked about, an interaction that n others followed counts (n + 1)^−recency times as
+            much. Not in training, where parts of a set are drawn at random: what newest means is not known there.
     """
 
     ordered = False
 
-    def __init__(self, **sizes: Any) -> None:
+    def __init__(self, *, recency: float = 0.0, **sizes: Any) -> None:
         super().__init__(**sizes)
+        self.recency = recency
         self.norm = nn.Identity()  # type: ignore[assignment]
         self.map: nn.Module = nn.Identity()
 
@@ -52,8 +57,16 @@ class Mean(Encoder):
         """As `Encoder.forward`; the last position has all of the set. A plain mean is not normalised at the end."""
         with torch.autocast(x_BLD.device.type, enabled=False):  # sums of hundreds want more than 8 bits
             weight_BL1 = self.weights(x_BLD)
-            mean_BLD = (weight_BL1 * x_BLD).cumsum(1) / weight_BL1.cumsum(1)
+            mean_BLD = self.faded(weight_BL1 * x_BLD) / self.faded(weight_BL1)
         return super().forward(self.map(mean_BLD))
+
+    def faded(self, x_BLE: Tensor) -> Tensor:
+        """At each position, the sum of what stands up to it, each as much of it as still counts there; [B, L, E]."""
+        if self.training or not self.recency:
+            return x_BLE.cumsum(1)
+        place_L = torch.arange(x_BLE.shape[1], device=x_BLE.device, dtype=x_BLE.dtype)
+        followed_LL = (place_L[:, None] - place_L).clamp(0)
+        return ((followed_LL + 1) ** -self.recency).tril() @ x_BLE
 
     def weights(self, x_BLD: Tensor) -> Tensor:
         """What each interaction counts for, [B, L, 1]."""

@@ -114,7 +114,7 @@ def refuse_another_architecture(said: Mapping[str, Any], own: Mapping[str, Any],
     """Raises `error` unless a checkpoint's architecture is the configured one, in all that weights depend on."""
     before_a_choice = {"encoder": Transformer.__name__, "query_time": False}  # what older checkpoints do not say
     for name, value in (before_a_choice | dict(said)).items():
-        if name not in ("dropout", "id_dropout") and value != own[name]:
+        if name not in ("dropout", "id_dropout", "recency") and value != own[name]:
             raise error(
                 f"the checkpoint was trained with architecture.{name} {value}, the configuration says "
                 f"{own[name]}; use the configuration it was trained with"

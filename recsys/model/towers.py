@@ -57,6 +57,8 @@ class Architecture:
         item_bias: whether the last coordinate of an item's vector is left as it is, and 1 in every user's: the score is
             then the cosine of the others, and what the item is worth to everybody. Only with `unit`; without, lengths
             say that.
+        recency: how fast an interaction counts less as others follow it, in a `Mean` or a `Bag`, when a user is asked
+            about; 0 for histories that are sets.
         hidden: width of the item tower's MLP, as a multiple of `dimension`; 0 leaves the MLP out.
         id_dropout: share of items whose id is hidden in a training step, so that features alone learn to stand in.
         zero_ids: whether an id adds nothing until training says so; else it starts at random, and drowns the features
@@ -76,6 +78,7 @@ class Architecture:
     dropout: float = 0.2
     unit: bool = False
     item_bias: bool = False
+    recency: float = 0.0
     hidden: int = 2
     id_dropout: float = 0.05
     zero_ids: bool = False
@@ -90,6 +93,13 @@ class Architecture:
             )
         if self.item_bias and not self.unit:
             raise ValueError("item_bias without unit: lengths say already what an item is worth; set both, or neither")
+        if self.recency < 0:
+            raise ValueError(f"architecture.recency is {self.recency}; choose 0 or more, so that the newest count most")
+        if self.recency and not issubclass(self.encoder, Mean):
+            raise ValueError(
+                f"architecture.recency {self.recency} with {self.encoder.__name__}, which reads the order itself; "
+                "leave it out, or choose Mean or Bag"
+            )
 
 
 def unit(x_D: Tensor, last_1: Tensor | None = None) -> Tensor:
@@ -179,6 +189,7 @@ class UserTower(nn.Module):
             dropout=architecture.dropout,
             max_length=architecture.max_length,
             timed=timed,
+            **({"recency": architecture.recency} if issubclass(architecture.encoder, Mean) else {}),
         )
         for embedding in (self.position, self.event, self.gap, self.wait):
             if embedding is not None:

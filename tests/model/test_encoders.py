@@ -1,6 +1,7 @@
 """Every history encoder, by one suite; then what each says of itself, against the formula written out."""
 
 import dataclasses
+import functools
 import json
 import math
 
@@ -19,6 +20,10 @@ from recsys.model.towers import ENCODERS, Architecture, Sizes, Towers
 BATCH, LENGTH, DIMENSION = 3, 7, 8
 SECOND = 1000  # milliseconds
 every_encoder = pytest.mark.parametrize("kind", ENCODERS, ids=[kind.__name__ for kind in ENCODERS])
+RECENT = functools.partial(Bag, recency=1.5)
+every_make = pytest.mark.parametrize(
+    "kind", [*ENCODERS, RECENT], ids=[*(kind.__name__ for kind in ENCODERS), "recency"]
+)
 
 
 def encoder_of(kind, timed=True, blocks=2, dropout=0.0, seed=0):
@@ -37,7 +42,7 @@ def given(seed=1):
     return x_BLD, times_BL, times_BL + 5000 * SECOND
 
 
-@every_encoder
+@every_make
 @pytest.mark.parametrize("training", [True, False])
 def test_what_comes_later_changes_nothing_before_it(kind, training):
     encoder = encoder_of(kind).train(training)
@@ -52,7 +57,7 @@ def test_what_comes_later_changes_nothing_before_it(kind, training):
     assert not torch.isclose(after[:, 4:], before[:, 4:]).all(dim=-1).any()
 
 
-@every_encoder
+@every_make
 def test_every_earlier_interaction_counts(kind):
     encoder = encoder_of(kind)
     x_BLD, times_BL, asked_BL = given()
@@ -61,7 +66,7 @@ def test_every_earlier_interaction_counts(kind):
     assert (x_BLD.grad[:, :5].abs().sum(-1) > 1e-6).all()
 
 
-@every_encoder
+@every_make
 def test_users_do_not_mix_and_padding_is_as_if_it_were_not_there(kind):
     encoder = encoder_of(kind)
     x_BLD, times_BL, asked_BL = given()
@@ -70,7 +75,7 @@ def test_users_do_not_mix_and_padding_is_as_if_it_were_not_there(kind):
     torch.testing.assert_close(together[1:2, :4], alone)
 
 
-@every_encoder
+@every_make
 @pytest.mark.parametrize("training", [True, False])
 def test_in_bfloat16_it_is_near(kind, training):
     encoder = encoder_of(kind).train(training)
@@ -80,7 +85,7 @@ def test_in_bfloat16_it_is_near(kind, training):
     assert (rounded - exact).norm() < 0.05 * exact.norm()
 
 
-@every_encoder
+@every_make
 def test_gradients_are_those_of_differences(kind):
     encoder = encoder_of(kind, blocks=1).double()
     x_BLD, times_BL, asked_BL = given()
@@ -226,3 +231,32 @@ def test_a_mean_by_hand():
     x_BLD = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [5.0, 2.0]]])
     assert encoder(x_BLD)[0].flatten().tolist() == pytest.approx([0, 1, 0.5, 0.5, 2, 1])
     assert not list(encoder.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_newest_count_more_when_asked_and_not_in_training_by_hand(training):
+    encoder = Mean(dimension=2, blocks=0, heads=1, dropout=0, max_length=3, timed=False, recency=1.0).train(training)
+    x_BLD = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [5.0, 2.0]]])
+    # Weights of 1/2 and 1, which sum to 3/2; then of 1/3, 1/2 and 1, which sum to 11/6.
+    asked, plain = [0, 1, 2 / 3, 1 / 3, 3, 14 / 11], [0, 1, 0.5, 0.5, 2, 1]
+    assert encoder(x_BLD)[0].flatten().tolist() == pytest.approx(plain if training else asked)
+
+
+def test_towers_hand_recency_to_a_bag_and_remember_it():
+    towers = Towers(Sizes(9), Architecture(dimension=8, max_length=LENGTH, encoder=Bag, recency=1.5)).eval()
+    again = Towers.from_config(json.loads(json.dumps(towers.config()))).eval()
+    assert isinstance(again.user.encoder, Bag)
+    assert again.user.encoder.recency == 1.5
+    x_BLD, times_BL, _ = given()
+    history = dataclasses.replace(history_of(times_BL, times_BL), gaps_BL=None, times_BL=None, asked_BL=None)
+    turned = towers.user(x_BLD.flip(1), history)[:, -1]
+    assert not torch.allclose(turned, towers.user(x_BLD, history)[:, -1], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "recency", "why"),
+    [(LiGR, 1.0, r"recency 1.0 with LiGR, which reads the order itself"), (Mean, -0.5, r"recency is -0.5; choose 0")],
+)
+def test_recency_that_cannot_be_is_refused(kind, recency, why):
+    with pytest.raises(ValueError, match=why):
+        Architecture(encoder=kind, recency=recency)

@@ -140,6 +140,8 @@ def test_events_that_come_in_anew_do_not_grow():
 def test_what_is_not_learnt_may_be_set_anew():
     old, new = pair(GROWN, dataclasses.replace(MADE, dropout=0.5, id_dropout=0.5))
     grown(old, new, TRAINED, DESCRIBED)
+    same, other = ({**Towers(SIZES, MADE).config()["architecture"], "recency": recency} for recency in (0.0, 1.0))
+    refuse_another_architecture(same, other, WarmStartError)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from recsys.data.history import History, gap_buckets
 from recsys.data.vocabulary import Input
+from recsys.model.bag import Mean
 from recsys.model.serving import UserEncoder
 from recsys.model.towers import ENCODERS, Architecture, Sizes, Towers
 
@@ -56,6 +57,7 @@ def history_of(towers, length, seed=0, *, times=True, events=True, asked=None):
         {
             "encoder": st.sampled_from(ENCODERS),
             "scaled": st.sampled_from([{}, {"unit": True}, {"unit": True, "item_bias": True}]),
+            "recency": st.sampled_from([0.0, 1.5]),
             "blocks": st.integers(0, 3),
             "heads": st.sampled_from([1, 2, 4]),
             "timing": st.sampled_from([(False, False), (True, False), (True, True)]),
@@ -77,6 +79,8 @@ def history_of(towers, length, seed=0, *, times=True, events=True, asked=None):
 )
 def test_it_is_the_user_tower_whatever_the_architecture(architecture, said, length, seed):
     (use_times, query_time), scaled = architecture.pop("timing"), architecture.pop("scaled")
+    if not issubclass(architecture["encoder"], Mean):
+        architecture["recency"] = 0.0
     towers = towers_of(seed, use_times=use_times, query_time=query_time, **architecture, **scaled)
     asked = history_of(towers, length, seed, **said)
     before = [None if part is None else np.copy(part) for part in asked[:3]]

@@ -104,6 +104,15 @@ ROWS = (
         (0.192, 0.162),
     ),
     Row(
+        "gowalla-in-order",
+        "Gowalla as above, lists read in their order, which the published models are not told",
+        data.gowalla,
+        AT_20,
+        (0.1920, 0.1617),
+        "BSPM-EM; NESCL",
+        (0.192, 0.162),
+    ),
+    Row(
         "news",
         "Clicks on news (globo), articles unseen by the user, asked at every click from 16 October 2017 on",
         data.globo,

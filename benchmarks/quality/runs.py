@@ -30,8 +30,35 @@ RESULTS = Path(__file__).parent / "results"
 CODE = ("recsys/data", "recsys/model", "recsys/evaluate")
 
 
-def trained(row: Row, seed: int, raw: Path, work: Path) -> dict[str, Any]:
+def fitted(row: Row, seed: int, path: Path, work: Path) -> tuple[Path, bool]:
     """Trains one seed, or goes on from where a stopped run of the same configuration and code was.
+
+    Args:
+        row: what to train.
+        seed: of all that is drawn.
+        path: the dataset.
+        work: where checkpoints go.
+
+    Returns:
+        The checkpoint that is best on validation, and whether a stopped run was gone on with.
+    """
+    out = work / "runs" / row.name / str(seed)
+    mark = out / "made-of.json"
+    made_of = json.dumps({"config": row.config.read_text(encoding="utf-8"), "code": code_digest()})
+    if not mark.exists() or mark.read_text(encoding="utf-8") != made_of:  # nothing of another make is gone on with
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        mark.write_text(made_of, encoding="utf-8")
+    last = out / "last.ckpt"
+    goes_on = last.exists()
+    options = ["--config", str(row.config), "--data.dataset", str(path), "--out", str(out)]
+    options += ["--seed_everything", str(seed), "--data.seed", str(seed)]
+    run(["fit", *options, *(["--ckpt_path", str(last)] if goes_on else [])])
+    return out / "best.ckpt", goes_on
+
+
+def trained(row: Row, seed: int, raw: Path, work: Path) -> dict[str, Any]:
+    """Fits one seed and measures it.
 
     Args:
         row: what to train.
@@ -42,21 +69,11 @@ def trained(row: Row, seed: int, raw: Path, work: Path) -> dict[str, Any]:
     Returns:
         The result, as it is also written to RESULTS.
     """
-    path, out = dataset(row.tables, raw, work), work / "runs" / row.name / str(seed)
-    config, code = row.config.read_text(encoding="utf-8"), code_digest()
-    mark, made_of = out / "made-of.json", json.dumps({"config": config, "code": code})
-    if not mark.exists() or mark.read_text(encoding="utf-8") != made_of:  # nothing of another make is gone on with
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        mark.write_text(made_of, encoding="utf-8")
-    last = out / "last.ckpt"
-    goes_on = last.exists()
-    options = ["--config", str(row.config), "--data.dataset", str(path), "--out", str(out)]
-    options += ["--seed_everything", str(seed), "--data.seed", str(seed)]
+    path, config, code = dataset(row.tables, raw, work), row.config.read_text(encoding="utf-8"), code_digest()
     began, worked = time.perf_counter(), time.process_time()
-    run(["fit", *options, *(["--ckpt_path", str(last)] if goes_on else [])])
+    best, goes_on = fitted(row, seed, path, work)
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - worked
-    said = measured(row, path, out / "best.ckpt")
+    said = measured(row, path, best)
     result = {
         "row": row.name,
         "model": MODEL,

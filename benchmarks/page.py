@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving import lean, serve_uvicorn, synthetic_registry
+from benchmarks.served import lean, serve_uvicorn, synthetic_registry
 from benchmarks.table import emit, parser
 from serve.page import files
 

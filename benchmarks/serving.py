@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import functools
 import itertools
 import multiprocessing
 import random
@@ -36,6 +35,7 @@ import numpy as np
 from scipy.stats import quantile_test
 
 from benchmarks.loads import Connection, get, post
+from benchmarks.served import lean, serve_uvicorn, synthetic_registry
 from benchmarks.table import emit, parser
 
 CONNECTIONS = (1, 16)
@@ -120,26 +120,6 @@ def plain_fastapi(registry: str) -> Any:
     return app
 
 
-def lean(registry: str) -> Any:
-    """The service's own application, without Ray."""
-    from serve.asgi import Application
-    from serve.opening import open_current
-    from serve.schemas import Limits
-    from serve.service import Service
-
-    return Application(Service(Limits(), open_current(registry)))
-
-
-def serve_uvicorn(build: Any, registry: str, port: int) -> None:
-    """Runs an ASGI application in one process under uvicorn."""
-    import uvicorn
-
-    from serve.opening import settle
-
-    settle()
-    uvicorn.run(build(registry), host="127.0.0.1", port=port, access_log=False, log_level="error")
-
-
 def serve_ray(registry: str, port: int, replicas: int) -> None:
     """Runs the real application and, beside it under /noop, one that does nothing."""
     from serve.local import QUIET, ray_serve, stop_signal
@@ -191,50 +171,6 @@ def server(role: str, registry: str, port: int, path: str, replicas: int) -> Ite
     finally:
         process.terminate()
         process.wait(60)
-
-
-def synthetic_registry(folder: Path, trainings: int = 1, *, users: int = 6_000, items: int = 3_700) -> Path:
-    """A registry with bundles of MovieLens's size, or of another.
-
-    What they recommend is of no matter here, so two steps train each.
-
-    Args:
-        folder: where to make it.
-        trainings: how many bundles, each of another training; the last one is live.
-        users: how many there are at most.
-        items: how many there are at most.
-    """
-    import pytorch_lightning as pl
-
-    from recsys.data.module import HistoryData
-    from recsys.data.prepare import prepare
-    from recsys.data.synthetic import Synthetic
-    from recsys.model.two_tower import TwoTower
-    from recsys.registry import Registry
-    from recsys.seal import seal
-
-    shop = Synthetic(users=users, items=items, interactions=50 * users)
-    prepare(shop, folder / "dataset", max_rejected=0.5)
-    registry = Registry(folder / "registry")
-    for training in range(trainings):
-        pl.seed_everything(training, verbose=False)
-        data = HistoryData(folder / "dataset")
-        model = TwoTower(data.num_items, data.item_inputs, data.user_inputs, data.num_events, data.has_times)
-        trainer = pl.Trainer(
-            max_steps=2,
-            limit_val_batches=0,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(model, data)
-        checkpoint = folder / f"model-{training}.ckpt"
-        trainer.save_checkpoint(checkpoint)
-        bundle = registry.publish(functools.partial(seal, checkpoint, folder / "dataset"))
-        registry.promote(bundle, why="a benchmark")
-    return registry.path
 
 
 class InProcess:
@@ -379,6 +315,7 @@ def row(line: Line, taken: dict[Line, list[Result]]) -> dict[str, Any]:
     """One line of the table."""
     name, connections = line
     results, kind = taken[line], WITH if WITH in name else ""
+    latencies_s = np.concatenate([each for _, _, each in results])
     peer, floor = taken[PEER + kind, connections], taken[FLOOR + WITH, 1]
     rates = [rate(each) for each in results]
     return {
@@ -386,8 +323,8 @@ def row(line: Line, taken: dict[Line, list[Result]]) -> dict[str, Any]:
         "connections": connections,
         "requests/s": float(np.median(rates)),
         "± rounds": float(np.std(rates)),
-        "p50 ms": 1000 * float(np.median(np.concatenate([latencies for _, _, latencies in results]))),
-        "p99 ms": 1000 * float(np.percentile(np.concatenate([latencies for _, _, latencies in results]), 99)),
+        "p50 ms": 1000 * float(np.median(latencies_s)),
+        "p99 ms": 1000 * float(np.percentile(latencies_s, 99)),
         "× FastAPI": float(np.median(ratios(rate, results, peer))),
         "p50 × FastAPI": float(np.median(ratios(p50, results, peer))),
         "p50 × raw": float(np.median(ratios(p50, results, floor))) if kind and connections == 1 else None,

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.serving import synthetic_registry
+from benchmarks.served import synthetic_registry
 from benchmarks.table import emit, parser
 from recsys.bundle import Bundle
 from recsys.index.engine import use_one_thread

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving import synthetic_registry
+from benchmarks.served import synthetic_registry
 from benchmarks.serving_faults.faults import faults
 from benchmarks.serving_faults.setting import Setting, answers_by_bundle
 from benchmarks.serving_faults.soak import soak

@@ -15,7 +15,7 @@ RING, LENGTH, AHEAD = 24, 8, 2
 
 
 def rings(raw):
-    """Whoever starts at s takes s, s + 1, … of a ring; as sets, they say of what follows what they say of what is before."""
+    """Whoever starts at s takes s, s + 1, … of a ring; a set says of what follows what it says of what is before."""
     starts = [start for start in range(RING) for _ in range(4)]
     taken = [(str(user), (start + n) % RING, n) for user, start in enumerate(starts) for n in range(LENGTH + AHEAD)]
     parts = ["train" if n < LENGTH else "validation" for *_, n in taken]

@@ -120,7 +120,6 @@ ROWS = (
         (),
         "popular of the last hours, item-kNN, EASE and SASRec, measured here",
         (),
-        seeds=1,
         above=1.1,
         closed_form=True,
     ),
